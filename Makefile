@@ -1,0 +1,104 @@
+# fadepth in one command each. `make` alone lists them; everything lives in .venv.
+
+PYTHON ?= python3
+CORES ?= 8
+TEST_WORKERS ?= 2
+RUFF_PATHS := fadepth tests
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+STAMP := .venv/.stamp
+
+# The rules call `python` and `fadepth`: the venv's, whatever else is installed. Only the set-up
+# looks past it, also where the venv is activated: a Python cannot replace the venv it runs from.
+OUTER_PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
+export PATH := $(CURDIR)/.venv/bin:$(OUTER_PATH)
+unexport PYTHONHOME
+unexport PYTHONPATH
+# Threads that spin while they wait slow everything else on a shared machine.
+export OMP_WAIT_POLICY ?= passive
+# Without these two, MLflow calls home and its UI starts eight idle job runners (2 GB).
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help ablation test lint format ui lock clean distclean FORCE
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+ablation: $(STAMP) ## run the ablation study; its table is reports/table_ablation.csv
+	snakemake --cores $(CORES) reports/table_ablation.csv
+	@echo
+	@echo "Table:     reports/table_ablation.csv"
+	@echo "Trainings: runs/ (one folder each)"
+	@echo "Compare them in the browser: make ui"
+
+test: lint ## lint, types and all tests
+	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile
+
+lint: $(STAMP) ## ruff, snakefmt and mypy; changes nothing
+	ruff check $(RUFF_PATHS)
+	ruff format --check $(RUFF_PATHS)
+	snakefmt --check Snakefile workflow
+	mypy
+
+format: $(STAMP) ## rewrite the sources in the one format
+	ruff check --fix $(RUFF_PATHS)
+	ruff format $(RUFF_PATHS)
+	snakefmt Snakefile workflow
+
+ui: $(STAMP) ## compare runs in the browser (MLflow); Ctrl-C ends it
+	fadepth ui
+
+lock: export PATH := $(OUTER_PATH)
+lock: ## write requirements.lock anew from pyproject.toml (a few minutes)
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --no-compile -e '.[dev]'
+	@# Local labels (+cpu) and CUDA libraries are this machine's: see the head of the lock.
+	{ grep '^#' requirements.lock; \
+	  .venv-lock/bin/python -m pip freeze --all --exclude pip --exclude fadepth \
+	  | tr 'A-Z_' 'a-z-' | sed 's/+[a-z0-9.]*$$//' \
+	  | { grep -v -E '^(nvidia-|cuda-|triton==)' || true; } | LC_ALL=C sort; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv-lock
+	@echo "Now set the same versions in environment.yml; tests/test_environment.py names the lines."
+
+clean: ## remove caches and reports/; finished trainings stay
+	find reports -mindepth 1 ! -name README.md -delete 2>/dev/null || true
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build fadepth.egg-info
+	find fadepth tests workflow -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# .snakemake goes with the runs: without its records Snakemake would repeat finished trainings.
+distclean: ## remove everything generated: also runs/, data/, MLflow and .venv (CONFIRM=yes)
+	@if [ "$(CONFIRM)" != yes ] && [ -e runs -o -e data -o -e mlflow.db ]; then \
+	  echo "distclean would delete your trainings and data:"; \
+	  du -shc runs data mlflow.db mlruns 2>/dev/null || true; \
+	  echo "If that is meant: make distclean CONFIRM=yes"; \
+	  exit 1; \
+	fi
+	$(MAKE) clean
+	rm -rf runs data logs benchmarks mlflow.db mlruns mlartifacts .snakemake .venv .venv-lock
+
+# Written last, so that an interrupted set-up is done again. It holds the folder's name, since a
+# venv does not survive being moved: in a moved or copied checkout it is made anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
+$(STAMP): FORCE
+endif
+$(STAMP): export PATH := $(OUTER_PATH)
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "fadepth needs Python 3.11 or newer, and '$(PYTHON)' is none ($$($(PYTHON) --version 2>&1 | head -1 || true))."; \
+	  echo "Name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; \
+	  exit 1; \
+	} >&2
+	@echo "Setting up .venv from requirements.lock: about a minute, 2 GB (more with CUDA)."
+	@[ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || $(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --no-compile -r requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@pwd -P > $@
+FORCE:

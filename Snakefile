@@ -1,0 +1,35 @@
+"""fadepth: data -> teacher (HQDecv2) -> SmallDepth variants -> evaluation -> tables.
+
+    snakemake --cores 8 reports/table_ablation.csv
+    snakemake --cores 8 --configfile config/kitti_mini.yaml reports/table_ablation.csv
+
+Settings: one preset, `config/quick.yaml` unless `--configfile` names another. Studies:
+`ablations/*.yaml`, one table each. Results: `runs/` (one folder a training), `reports/`.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/tables.smk"
+
+
+rule all:
+    """Every table of every study."""
+    default_target: True
+    input:
+        expand("reports/{table}.csv", table=STUDIES),
+
+
+# MLflow mirrors runs/ and is never needed for a result: a tracker that fails stops nothing.
+onsuccess:
+    mirror_to_mlflow()
+
+
+onerror:
+    mirror_to_mlflow()

@@ -1,0 +1,264 @@
+"""The command line: what the workflow's rules call, and what people call beside Snakemake.
+
+Heavy libraries are imported inside the commands, so that `fadepth --help` answers at once.
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fadepth.config import load_yaml, merge
+from fadepth.errors import FadepthError
+from fadepth.study import Run, Study, resolve_all
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reproduce the ablation study of FA-Depth. `snakemake --cores 8 "
+    "reports/table_ablation.csv` runs everything; these are its parts.",
+)
+log = logging.getLogger("fadepth")
+
+DEFAULT_PRESET = Path("config/quick.yaml")
+STUDIES = Path("ablations")
+RUNS = Path("runs")
+STORE = "sqlite:///mlflow.db"
+
+Presets = Annotated[
+    list[Path] | None,
+    typer.Option("--preset", help=f"settings file(s), later ones on top; default {DEFAULT_PRESET}"),
+]
+Override = Annotated[
+    str, typer.Option(help='settings as JSON on top of the preset, such as {"seeds": [1, 2]}')
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
+RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
+
+
+class Sparse(logging.Filter):
+    """Lets through warnings, and of other lines one in `seconds`: for a terminal shared by jobs."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.last = -float("inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes to the terminal."""
+        if record.levelno < logging.WARNING and record.created - self.last < self.seconds:
+            return False
+        self.last = record.created
+        return True
+
+
+def set_up_logging(prefix: str, log_file: Path | None) -> None:
+    """Everything to `log_file`, a line now and then to the terminal."""
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(f"[{prefix}] %(message)s"))
+    terminal.addFilter(Sparse(20))
+    handlers: list[logging.Handler] = [terminal]
+    if log_file:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[str, Any], str]:
+    """Merge preset files and overrides; also the name under which errors speak of them."""
+    files = presets or [DEFAULT_PRESET]
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings = merge(settings, load_yaml(file))
+    try:
+        extra = json.loads(override)
+    except json.JSONDecodeError as error:
+        raise FadepthError(
+            f"--override is not JSON ({error}): write it as {{'key': value}}"
+        ) from None
+    origin = " + ".join(str(file) for file in files)
+    return merge(settings, extra), origin + (" + overrides" if extra else "")
+
+
+def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
+    """Every study of `ablations/`, resolved on the preset."""
+    return resolve_all(STUDIES, *load_preset(presets, override))
+
+
+def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
+    """The run of that id, resolved again from study and preset.
+
+    Raises:
+        FadepthError: no study gives that run with this preset.
+    """
+    known = {
+        run.id: run for study in load_studies(presets, override).values() for run in study.runs
+    }
+    if run_id not in known:
+        raise FadepthError(
+            f"no study in {STUDIES}/ gives a run '{run_id}' with this preset: "
+            "'fadepth runs' lists those that there are"
+        )
+    return known[run_id]
+
+
+@app.command()
+def prepare(
+    output: Annotated[Path, typer.Option(help="manifest file to write")],
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Check (or render) the data, and list every file with its hash in a manifest."""
+    from fadepth.execution import prepare_data_of
+    from fadepth.config import parse_config
+
+    set_up_logging("prepare_data", log_file)
+    settings, origin = load_preset(preset, override)
+    prepare_data_of(parse_config(settings, origin), output, threads)
+
+
+@app.command()
+def train(
+    run_id: RunId,
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    targets: Annotated[Path | None, typer.Option(help="the teacher's predictions")] = None,
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Train one run, or go on where it was interrupted."""
+    from fadepth.execution import train_run
+
+    set_up_logging(run_id, log_file)
+    train_run(find_run(run_id, preset, override), RUNS, manifest, targets, threads)
+
+
+@app.command()
+def predict_targets(
+    run_id: RunId,
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    output: Annotated[Path, typer.Option(help="file to write, .npy")],
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Write a teacher's predictions for every training frame, for APX."""
+    from fadepth.execution import predict_teacher
+
+    set_up_logging(f"predict {run_id}", log_file)
+    predict_teacher(find_run(run_id, preset, override), RUNS, manifest, output, threads)
+
+
+@app.command()
+def evaluate(
+    run_id: RunId,
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Compare a run's depth with ground truth: metrics.json, per_image.csv, panels/."""
+    from fadepth.execution import evaluate_run
+
+    set_up_logging(f"evaluate {run_id}", log_file)
+    evaluate_run(find_run(run_id, preset, override), RUNS, manifest, threads)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="name of the table, such as table_ablation")],
+    output: Annotated[Path, typer.Option(help="the .csv file; .md and .tex lie beside it")],
+    preset: Presets = None,
+    override: Override = "{}",
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Write a study's table from the metrics of its runs."""
+    from fadepth.execution import render_table
+
+    set_up_logging(name, log_file)
+    studies = load_studies(preset, override)
+    if name not in studies:
+        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
+    render_table(studies[name], RUNS, output)
+
+
+@app.command()
+def runs(preset: Presets = None, override: Override = "{}") -> None:
+    """List the runs of every study, and how far each is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for study in load_studies(preset, override).values():
+        view = Table(title=f"{study.file.title} · {study.config.scale} · {study.config.data.name}")
+        for column in ("row", "run", "state"):
+            view.add_column(column, overflow="fold")
+        for row in study.rows:
+            for run in row.runs:
+                view.add_row(row.label, run.id, _state(RUNS / run.id))
+        Console().print(view)
+
+
+def _state(folder: Path) -> str:
+    if (folder / "metrics.json").exists():
+        return "evaluated"
+    if (folder / "model.pt").exists():
+        return "trained"
+    progress = folder / "progress.json"
+    if progress.exists():
+        content = json.loads(progress.read_text())
+        age = time.time() - progress.stat().st_mtime
+        return f"step {content['step']}/{content['steps']}, {age:.0f} s ago"
+    return "to do"
+
+
+@app.command()
+def track(
+    store: Annotated[str, typer.Option(help="MLflow tracking store")] = STORE,
+    preset: Presets = None,
+    override: Override = "{}",
+    everything: Annotated[bool, typer.Option("--all", help="every folder of runs/")] = False,
+) -> None:
+    """Mirror runs/ into MLflow; any number of times, the result is the same."""
+    from fadepth.execution import track_runs
+
+    set_up_logging("track", None)
+    studies = [] if everything else list(load_studies(preset, override).values())
+    track_runs(studies, RUNS, store)
+
+
+@app.command()
+def ui(
+    store: Annotated[str, typer.Option(help="MLflow tracking store")] = STORE,
+    port: Annotated[int, typer.Option(help="port on the loopback address")] = 5000,
+    preset: Presets = None,
+    override: Override = "{}",
+) -> None:
+    """Bring MLflow up to date, then serve its pages on this machine."""
+    from fadepth.ui import serve
+
+    track(store=store, preset=preset, override=override, everything=True)
+    serve(store, port)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for bad input."""
+    from fadepth.errors import FadepthError
+
+    try:
+        app()
+    except FadepthError as error:
+        log.error("%s", error) if logging.getLogger().handlers else None
+        typer.secho(f"fadepth: {error}", fg="red", err=True)
+        raise SystemExit(2) from None

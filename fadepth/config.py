@@ -1,0 +1,363 @@
+"""Every setting of fadepth, typed, with its default, in one place.
+
+A preset (`config/NAME.yaml`) and a study (`ablations/NAME.yaml`) only override these defaults. The
+defaults are the paper-scale reading of the method; where no source gives a value the field says
+[derived]. The identity of a run is a hash of the settings that differ from these defaults
+(`fadepth.study`), so a new setting whose default is neutral leaves old runs valid, and a default
+that changes its value must be treated as a change of every run that relies on it.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fadepth.errors import FadepthError
+
+Scale = Literal["smoke", "quick", "full"]
+Split = Literal["train", "val", "test"]
+
+#: Marks a field that says where or how fast, not what: it never enters a run's identity.
+NO_IDENTITY = {"identity": False}
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are errors, values cannot be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SyntheticSettings(Settings):
+    """The embedded street (`fadepth.data.synthetic`); read only where `data.source: synthetic`."""
+
+    seed: int = Field(0, description="seed of the scenes' layout, textures and motion")
+    scenes: dict[Split, int] = Field(
+        default={"train": 24, "val": 2, "test": 16}, description="number of scenes of each split"
+    )
+    frames: dict[Split, int] = Field(
+        default={"train": 34, "val": 8, "test": 8}, description="frames of each scene"
+    )
+    height: int = Field(96, ge=32, description="rendered image height, pixels")
+    width: int = Field(312, ge=32, description="rendered image width, pixels")
+
+    @model_validator(mode="after")
+    def _every_split_has_frames(self) -> "SyntheticSettings":
+        for split in ("train", "val", "test"):
+            if self.scenes.get(split, 0) < 1:  # type: ignore[call-overload]
+                raise ValueError(f"scenes.{split} must be at least 1")
+            if self.frames.get(split, 0) < 3:  # type: ignore[call-overload]
+                raise ValueError(
+                    f"frames.{split} must be at least 3 (a frame needs both neighbours)"
+                )
+        return self
+
+
+class JitterSettings(Settings):
+    """Photometric augmentation, one draw per sample (monodepth2 `datasets/mono_dataset.py`)."""
+
+    probability: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.2, ge=0, lt=1, description="factor drawn from [1 - b, 1 + b]")
+    contrast: float = Field(0.2, ge=0, lt=1)
+    saturation: float = Field(0.2, ge=0, lt=1)
+    hue: float = Field(0.1, ge=0, le=0.5, description="shift in turns of the colour circle")
+
+
+class DataSettings(Settings):
+    """Which frames, where they lie, and the size at which the networks see them."""
+
+    name: str = Field("kitti", description="label of the data set in tables and run folders")
+    source: Literal["kitti", "synthetic"] = Field(
+        "kitti", description="kitti: files in the KITTI raw layout; synthetic: rendered on demand"
+    )
+    root: str = Field(
+        "${KITTI_ROOT:-data/kitti_raw}",
+        description="folder of the raw data; ${NAME:-default} reads the environment",
+        json_schema_extra=NO_IDENTITY,
+    )
+    splits: str = Field(
+        "${KITTI_SPLITS:-data/splits/eigen_zhou}",
+        description="folder with {train,val,test}_files.txt; their content is part of the identity",
+        json_schema_extra=NO_IDENTITY,
+    )
+    height: int = Field(192, ge=32)
+    width: int = Field(640, ge=32)
+    source_frames: tuple[int, ...] = Field((-1, 1), description="neighbours that are warped")
+    flip_probability: float = Field(0.5, ge=0, le=1)
+    jitter: JitterSettings = JitterSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+    cache_images: bool = Field(
+        False,
+        description="keep all decoded, resized training frames in memory",
+        json_schema_extra=NO_IDENTITY,
+    )
+
+    @field_validator("source_frames")
+    @classmethod
+    def _sources_are_neighbours(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or 0 in value or len(set(value)) != len(value):
+            raise ValueError("must be distinct, non-zero frame offsets such as [-1, 1]")
+        return value
+
+
+class EtmSettings(Settings):
+    """Equivalent transformation module (`fadepth.models.etm`) [paper: idea; derived: branches]."""
+
+    branches: Literal["off", "rep", "ac", "seq", "dbb", "ctx", "all"] = "off"
+    space: Literal["activation", "kernel"] = Field(
+        "activation", description="where branches are summed; kernel space is the cheap one"
+    )
+
+    @field_validator("branches", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        # YAML 1.1 reads a bare `off` as the boolean false.
+        return "off" if value is False else value
+
+
+class StudentSettings(Settings):
+    """SmallDepth (`fadepth.models.smalldepth`)."""
+
+    sparsity: Literal["dense", "group32", "group16", "depthwise", "pconv"] = "group32"
+    width: float = Field(1.0, gt=0, le=4, description="factor on all channel counts")
+    etm: EtmSettings = EtmSettings()
+
+
+class TeacherSettings(Settings):
+    """HQDecv2 (`fadepth.models.hqdec`), its own training budget included."""
+
+    width: float = Field(1.0, gt=0, le=2, description="factor on all channel counts")
+    depth: float = Field(1.0, gt=0, le=2, description="factor on the encoder's block counts")
+    adacoeff: bool = True
+    upsampler_v2: bool = True
+    global_map: bool = True
+    encoder_weights: str | None = Field(
+        None, description="file of torchvision's efficientnet_v2_s weights; none: random start"
+    )
+    seed: int = Field(1, ge=0)
+    epochs: int | None = Field(None, ge=1, description="none: as training.epochs")
+    learning_rate: float | None = Field(None, gt=0, description="none: as training.learning_rate")
+
+
+class PoseSettings(Settings):
+    """Pose network (`fadepth.models.posenet`)."""
+
+    width: float = Field(1.0, gt=0, le=4)
+
+
+class PyramidSettings(Settings):
+    """Pyramid loss (`fadepth.losses.pyramid`) [paper: idea; derived: all values]."""
+
+    enabled: bool = False
+    weight: float = Field(0.5, ge=0, description="lambda_pyr")
+    levels: int = Field(3, ge=1, le=4, description="number of pyramid levels, level 0 included")
+    flip: bool = True
+    jitter: bool = True
+    photometric: bool = Field(True, description="photometric term on the altered views")
+    consistency_weight: float = Field(0.1, ge=0, description="w_c")
+    warmup_epochs: float = Field(2.0, ge=0, description="epochs over which w_c grows from 0")
+
+
+class ApxSettings(Settings):
+    """Function approximation loss (`fadepth.losses.apx`) [paper: idea; derived: all values]."""
+
+    enabled: bool = False
+    weight: float = Field(1.0, ge=0, description="lambda_apx")
+    value_weight: float = Field(1.0, ge=0, description="a0")
+    slope_weight: float = Field(1.0, ge=0, description="a1")
+    curvature_weight: float = Field(0.0, ge=0, description="a2")
+    align: Literal["none", "median"] = "median"
+    mask: bool = Field(True, description="weigh pixels by the teacher's reliability")
+    alone_epochs: float = Field(0.0, ge=0, description="first epochs without the other losses")
+
+
+class LossSettings(Settings):
+    """Self-supervised base loss (monodepth2, arXiv 1806.01260) and the two added losses."""
+
+    base: Literal["md2"] = "md2"
+    ssim_weight: float = Field(0.85, ge=0, le=1)
+    smoothness_weight: float = Field(1e-3, ge=0)
+    automask: bool = True
+    pyramid: PyramidSettings = PyramidSettings()
+    apx: ApxSettings = ApxSettings()
+
+
+class TrainingSettings(Settings):
+    """Optimisation; the defaults are monodepth2's, since no source gives FA-Depth's."""
+
+    epochs: int = Field(20, ge=1)
+    steps_per_epoch: int | None = Field(None, ge=1, description="none: one pass over the frames")
+    batch_size: int = Field(12, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["step", "cosine"] = Field(
+        "step", description="step: x0.1 after 3/4 of the epochs; cosine: warm-up, then to 1 %"
+    )
+    weight_decay: float = Field(0.0, ge=0)
+    clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
+    device: str = Field(
+        "auto",
+        description="auto: cuda where present, else cpu",
+        json_schema_extra=NO_IDENTITY,
+    )
+    workers: int = Field(
+        0, ge=0, description="data loading processes", json_schema_extra=NO_IDENTITY
+    )
+    log_every: int = Field(20, ge=1, description="steps", json_schema_extra=NO_IDENTITY)
+    checkpoint_every: int = Field(
+        200,
+        ge=1,
+        description="steps between checkpoints, beside one at each epoch's end",
+        json_schema_extra=NO_IDENTITY,
+    )
+
+
+class EvaluationSettings(Settings):
+    """How depth is compared with ground truth (`fadepth.evaluation.protocols`)."""
+
+    protocol: Literal["kitti_eigen_raw", "kitti_eigen_improved", "synthetic_dense"] = (
+        "kitti_eigen_raw"
+    )
+    split: Split = "test"
+    panels: int = Field(4, ge=0, description="frames drawn as input | disparity | error images")
+
+
+class Config(Settings):
+    """One complete set of settings: a preset, with a study's overrides applied."""
+
+    scale: Scale = Field("full", description="what results of this preset may be used for")
+    seeds: tuple[int, ...] = Field(
+        (1, 2, 3), description="seeds of every trained variant; one run each"
+    )
+    data: DataSettings = DataSettings()
+    student: StudentSettings = StudentSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    pose: PoseSettings = PoseSettings()
+    loss: LossSettings = LossSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) != len(value) or min(value) < 0:
+            raise ValueError("must be distinct, non-negative integers such as [1, 2, 3]")
+        return value
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an absent file, broken YAML or another type is told in one sentence."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FadepthError(f"{path} does not exist: expected a YAML file of settings") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise FadepthError(f"{path}{line} is not readable YAML: mend it or restore it") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise FadepthError(f"{path} holds a {type(content).__name__}: expected 'key: value' lines")
+    return content
+
+
+def parse_config(content: dict[str, Any], origin: str) -> Config:
+    """Turn nested settings into a `Config`; `origin` (a file) is named in the error.
+
+    Raises:
+        FadepthError: names the key, the file, and the nearest right key or the expected value.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise FadepthError(_first_problem(error, origin)) from None
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a preset and apply nested `overrides` on top of it."""
+    return parse_config(merge(load_yaml(path), overrides or {}), str(path))
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `overrides` laid over it, mapping by mapping; inputs stay as they are.
+
+    A dotted key (`loss.apx.weight: 0.2`) means the nested one, as studies write it.
+    """
+    result = dict(base)
+    for key, value in overrides.items():
+        head, _, tail = str(key).partition(".")
+        value = {tail: value} if tail else value
+        old = result.get(head)
+        if isinstance(value, dict):
+            result[head] = merge(old if isinstance(old, dict) else {}, value)
+        else:
+            result[head] = value
+    return result
+
+
+def expand(text: str) -> str:
+    """Replace `${NAME}` and `${NAME:-default}` by environment variables.
+
+    Raises:
+        FadepthError: a variable without default is not set.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        # As in a shell's ${NAME:-default}, an empty variable counts as unset.
+        value = os.environ.get(name) or default
+        if value is None:
+            raise FadepthError(f"environment variable {name} is not set, but '{text}' needs it")
+        return value
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value_of, text)
+
+
+def identity_settings(settings: Settings) -> dict[str, Any]:
+    """Nested settings that differ from their defaults, without those marked `NO_IDENTITY`."""
+    result: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            if nested := identity_settings(value):
+                result[name] = nested
+        elif value != field.get_default():
+            result[name] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _first_problem(error: ValidationError, origin: str) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = list(_keys(Config))
+        # The last part decides: `loss.pyramid.wieght` is near `loss.pyramid.weight`; a right name
+        # in the wrong place (`training.smoothness_weight`) is found by its last part alone.
+        last = key.rpartition(".")[2]
+        by_last = [k for k in known if k.rpartition(".")[2] == last]
+        near = by_last or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean '{near[0]}'?"
+            if near
+            else f"known keys: {', '.join(Config.model_fields)}"
+        )
+        return f"unknown key '{key}' in {origin}: {hint}"
+    given = repr(problem.get("input"))
+    given = given if len(given) < 60 else given[:57] + "..."
+    expected = problem["msg"].removeprefix("Value error, ")
+    expected = expected[:1].lower() + expected[1:]
+    return f"wrong value {given} for '{key or 'the whole file'}' in {origin}: {expected}"

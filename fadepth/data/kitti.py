@@ -1,0 +1,413 @@
+"""Files in the KITTI raw layout: split lists, calibration, images, lidar scans, depth maps.
+
+The layout is that of http://www.cvlibs.net/datasets/kitti/raw_data.php; the synthetic street is
+written in the same one. Frames are named as split lists name them: drive, number, side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from fadepth.errors import FadepthError
+
+DepthValue = Literal["forward_x", "camera_z"]
+Intrinsics = tuple[float, float, float, float]
+
+#: Camera number of each side in a split list (the left and right colour camera).
+CAMERAS = {"l": 2, "r": 3}
+IMAGE_SUFFIXES = (".png", ".jpg")
+
+#: What Pillow raises on damaged files, depending on the format and the place of the damage.
+DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)
+
+
+class FrameId(NamedTuple):
+    """One line of a split list."""
+
+    drive: str  # `2011_09_26/2011_09_26_drive_0005_sync`
+    number: int
+    side: str  # `l` or `r`
+
+    @property
+    def date(self) -> str:
+        """Recording day, the folder of the calibration files."""
+        return self.drive.split("/")[0]
+
+
+def read_split(path: Path) -> list[FrameId]:
+    """Read a split list, lines `<date>/<drive> <frame> l|r`; the frame may be zero-padded or not.
+
+    Raises:
+        FadepthError: the file is absent or empty, or names the file and number of a bad line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FadepthError(
+            f"split list {path} does not exist: 'data.splits' must name the folder that holds "
+            "train_files.txt, val_files.txt and test_files.txt"
+        ) from None
+    except UnicodeDecodeError:
+        raise FadepthError(f"split list {path} is not a text file: restore it") from None
+    frames = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        fields = line.split()
+        if (
+            len(fields) != 3
+            or fields[0].strip("/").count("/") != 1
+            or not (fields[1].isascii() and fields[1].isdigit())
+            or fields[2] not in CAMERAS
+        ):
+            raise FadepthError(
+                f"{path}, line {number}: found '{line.strip()[:80]}', expected "
+                "'<date>/<drive> <frame number> l|r'; correct or remove the line"
+            )
+        frames.append(FrameId(fields[0].strip("/"), int(fields[1]), fields[2]))
+    if not frames:
+        raise FadepthError(f"split list {path} names no frame: restore it")
+    return frames
+
+
+def image_path(root: Path, frame: FrameId, offset: int = 0) -> Path | None:
+    """Return the PNG or JPEG of the frame `offset` frames later in the drive, None if absent."""
+    if frame.number + offset < 0:
+        return None
+    folder = root / frame.drive / f"image_0{CAMERAS[frame.side]}" / "data"
+    for suffix in IMAGE_SUFFIXES:
+        path = folder / f"{frame.number + offset:010d}{suffix}"
+        if path.is_file():
+            return path
+    return None
+
+
+def velodyne_path(root: Path, frame: FrameId) -> Path:
+    """Return where the frame's lidar scan lies; most frames outside the raw data have none."""
+    return root / frame.drive / "velodyne_points" / "data" / f"{frame.number:010d}.bin"
+
+
+def depth_png_path(root: Path, frame: FrameId) -> Path:
+    """Return where the frame's depth PNG lies (KITTI depth's improved ground truth)."""
+    folder = root / frame.drive / "proj_depth" / "groundtruth" / f"image_0{CAMERAS[frame.side]}"
+    return folder / f"{frame.number:010d}.png"
+
+
+# Calibration
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One rectified camera: size in pixels and native intrinsics (fx, fy, cx, cy) in pixels."""
+
+    height: int
+    width: int
+    intrinsics: Intrinsics
+
+
+def calibration_values(path: Path, key: str, count: int) -> NDArray[np.float64]:
+    """Return the `count` numbers that follow `key:` in a KITTI calibration file.
+
+    Raises:
+        FadepthError: the file or key is absent, or the values are not `count` numbers.
+    """
+    remedy = "unpack that day's calibration archive (<date>_calib.zip) of the KITTI raw data again"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FadepthError(f"calibration file {path} does not exist: {remedy}") from None
+    except UnicodeDecodeError:
+        raise FadepthError(f"calibration file {path} is not a text file: {remedy}") from None
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if name.strip() != key:
+            continue
+        try:
+            values = np.array([float(word) for word in rest.split()])
+        except ValueError:
+            values = np.array([])
+        if len(values) != count or not np.isfinite(values).all():
+            raise FadepthError(
+                f"calibration file {path} does not give {count} numbers for '{key}': {remedy}"
+            )
+        return values
+    raise FadepthError(f"calibration file {path} has no key '{key}': {remedy}")
+
+
+def read_camera(root: Path, frame: FrameId) -> Camera:
+    """Read size and intrinsics of the frame's camera from `calib_cam_to_cam.txt` of its day.
+
+    The intrinsics are those of `P_rect` and are taken as belonging to integer pixel centres
+    (the centre of the top left pixel is (0, 0)) [derived]: KITTI does not say which it means.
+    """
+    path = root / frame.date / "calib_cam_to_cam.txt"
+    camera = CAMERAS[frame.side]
+    width, height = calibration_values(path, f"S_rect_0{camera}", 2)
+    p = calibration_values(path, f"P_rect_0{camera}", 12).reshape(3, 4)
+    intrinsics = (float(p[0, 0]), float(p[1, 1]), float(p[0, 2]), float(p[1, 2]))
+    return Camera(int(height), int(width), intrinsics)
+
+
+def read_velodyne_to_image(root: Path, frame: FrameId) -> NDArray[np.float64]:
+    """Return the (3, 4) matrix from homogeneous lidar coordinates (metres) to the image (pixels).
+
+    P_rect · R_rect_00 · [R|T], multiplied in this order (Geiger et al., IJRR 2013, eq. 8).
+    """
+    folder = root / frame.date
+    cameras = folder / "calib_cam_to_cam.txt"
+    lidar = folder / "calib_velo_to_cam.txt"
+    projection = calibration_values(cameras, f"P_rect_0{CAMERAS[frame.side]}", 12).reshape(3, 4)
+    rectify = np.eye(4)
+    rectify[:3, :3] = calibration_values(cameras, "R_rect_00", 9).reshape(3, 3)
+    to_camera = np.eye(4)
+    to_camera[:3, :3] = calibration_values(lidar, "R", 9).reshape(3, 3)
+    to_camera[:3, 3] = calibration_values(lidar, "T", 3)
+    # The order of the products is kept: another one changes the last bits and with them, now and
+    # then, the pixel that a point is rounded to.
+    return (projection @ rectify) @ to_camera
+
+
+def scale_intrinsics(
+    intrinsics: Intrinsics, native: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Return the (3, 3) intrinsics in pixels after a resize from `native` to `size` (both h, w).
+
+    With integer pixel centres, pixel x covers [x - 0.5, x + 0.5], so the image spans
+    [-0.5, W - 0.5]. A resize stretches that span: x + 0.5 grows by s = size / native, hence
+    fx' = s fx and cx' = s (cx + 0.5) - 0.5 [derived]. The plain cx' = s cx of most code would
+    shift the picture against its camera by (1 - s) / 2 pixels. Pillow's resize and `interpolate`
+    with `align_corners=False` follow the same rule.
+    """
+    fx, fy, cx, cy = intrinsics
+    sy, sx = size[0] / native[0], size[1] / native[1]
+    return np.array(
+        [
+            [fx * sx, 0.0, (cx + 0.5) * sx - 0.5],
+            [0.0, fy * sy, (cy + 0.5) * sy - 0.5],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+
+
+# Images
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode an image fully, as RGB.
+
+    Raises:
+        FadepthError: the file is absent or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FadepthError(f"image {path} does not exist: restore it") from None
+    except DAMAGED_IMAGE:
+        raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
+
+
+def resize_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Resize with the Lanczos filter (monodepth2 `datasets/mono_dataset.py`): (3, H, W) uint8."""
+    resized = image.resize((width, height), Image.Resampling.LANCZOS)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+# Lidar and depth maps
+
+
+def read_velodyne(path: Path) -> NDArray[np.float32]:
+    """Read a lidar scan: (N, 4) float32, x forward, y left, z up in metres, reflectance.
+
+    Raises:
+        FadepthError: the file is absent, empty or ends inside a point.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise FadepthError(f"lidar scan {path} does not exist: restore it") from None
+    if not content or len(content) % 16:
+        raise FadepthError(
+            f"lidar scan {path} has {len(content)} bytes, expected a positive multiple of 16 "
+            "(four float32 per point): it is truncated, restore it from the archive"
+        )
+    return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
+
+
+def project_velodyne(
+    points: NDArray[np.float32],
+    velodyne_to_image: NDArray[np.float64],
+    height: int,
+    width: int,
+    *,
+    depth: DepthValue = "forward_x",
+) -> NDArray[np.float32]:
+    """Project a scan into an image: (height, width) float32 depth in metres, 0 = none.
+
+    Bit-equal to the ground truth with which KITTI Eigen numbers are computed (monodepth2
+    `export_gt_depth.py`, https://github.com/nianticlabs/monodepth2), which means keeping its
+    oddities:
+
+    - the value is the scan's forward x, not the camera's z (`depth="camera_z"` gives z);
+    - positions are rounded and lowered by 1, an index convention of Matlab;
+    - of several points in a pixel the nearest counts, but pixels are told apart by the key
+      row·(width - 1) + column - 1, under which the last pixel of a row and the first of the next
+      are the same; then only the pixel of the scan's first such point gets the nearest value, and
+      the other one keeps the last point written to it.
+
+    Args:
+        points: (N, 4) as from `read_velodyne`.
+        velodyne_to_image: (3, 4) as from `read_velodyne_to_image`.
+        height, width: native size of the image.
+        depth: which distance to store.
+    """
+    points = points[points[:, 0] >= 0].copy()
+    points[:, 3] = 1.0
+    u, v, z = np.dot(velodyne_to_image, points.T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        column = np.round(u / z) - 1
+        row = np.round(v / z) - 1
+    value = points[:, 0].astype(np.float64) if depth == "forward_x" else z
+    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    columns, rows, values = column[inside].astype(int), row[inside].astype(int), value[inside]
+
+    result = np.zeros((height, width))
+    result[rows, columns] = values
+    keys = rows * (width - 1) + columns - 1
+    _, first, group, count = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
+    nearest = np.full(len(first), np.inf)
+    np.minimum.at(nearest, group, values)
+    shared = count > 1
+    result[rows[first[shared]], columns[first[shared]]] = nearest[shared]
+    result[result < 0] = 0
+    return result.astype(np.float32)
+
+
+def velodyne_depth(
+    root: Path, frame: FrameId, *, depth: DepthValue = "forward_x"
+) -> NDArray[np.float32]:
+    """Return the frame's lidar depth map at native size; see `project_velodyne`.
+
+    Raises:
+        FadepthError: scan or calibration is absent or damaged.
+    """
+    camera = read_camera(root, frame)
+    points = read_velodyne(velodyne_path(root, frame))
+    matrix = read_velodyne_to_image(root, frame)
+    return project_velodyne(points, matrix, camera.height, camera.width, depth=depth)
+
+
+def read_depth_png(path: Path) -> NDArray[np.float32]:
+    """Read a depth PNG: (h, w) float32 metres, 0 = none; uint16 / 256 (KITTI depth devkit).
+
+    Raises:
+        FadepthError: the file is absent, damaged or not a 16-bit grey PNG.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image)
+    except FileNotFoundError:
+        raise FadepthError(f"depth map {path} does not exist: restore it") from None
+    except DAMAGED_IMAGE:
+        raise FadepthError(f"depth map {path} is damaged: restore it") from None
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or values.dtype.itemsize < 2:
+        raise FadepthError(f"depth map {path} is not a 16-bit grey PNG: restore it")
+    return (values / 256.0).astype(np.float32)
+
+
+# Library access
+
+
+class Sample(TypedDict):
+    """One frame of `KittiRaw`."""
+
+    drive: str
+    frame: int
+    side: str
+    image: torch.Tensor
+    neighbours: dict[int, torch.Tensor]
+    intrinsics: torch.Tensor
+    depth: torch.Tensor | None
+
+
+class KittiRaw(Dataset[Sample]):
+    """KITTI raw frames with their real calibration, without augmentation.
+
+    Items are dictionaries:
+
+    - `image`: (3, H, W) float32 in [0, 1];
+    - `neighbours`: offset -> (3, H, W), without offsets that have no file (a drive's first frame
+      has no predecessor);
+    - `intrinsics`: (3, 3) float32, pixels at H x W, of the frame's own day and camera — not one
+      fixed matrix for all of KITTI as in monodepth2;
+    - `depth`: (h, w) float32 metres at native size, 0 = none, projected from the lidar scan as in
+      `project_velodyne`; None where the frame has no scan;
+    - `drive`, `frame`, `side`.
+
+    Args:
+        root: folder that holds the recording days.
+        frames: a split list's path, or frames.
+        height, width: size of the images.
+        source_frames: offsets of the neighbours.
+        depth: which distance the depth map holds.
+
+    Raises:
+        FadepthError: on access, a file is absent or damaged.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        frames: Path | str | Sequence[FrameId],
+        *,
+        height: int,
+        width: int,
+        source_frames: Sequence[int] = (-1, 1),
+        depth: DepthValue = "forward_x",
+    ) -> None:
+        self.root = Path(root)
+        self.frames = read_split(Path(frames)) if isinstance(frames, str | Path) else list(frames)
+        self.height = height
+        self.width = width
+        self.source_frames = tuple(source_frames)
+        self.depth: DepthValue = depth
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        frame = self.frames[index]
+        path = image_path(self.root, frame)
+        if path is None:
+            raise FadepthError(
+                f"frame {frame.drive} {frame.number} {frame.side} has no image below {self.root}: "
+                "download the drive or remove the frame from the list"
+            )
+        camera = read_camera(self.root, frame)
+        size = (self.height, self.width)
+        matrix = scale_intrinsics(camera.intrinsics, (camera.height, camera.width), size)
+        neighbours = {offset: image_path(self.root, frame, offset) for offset in self.source_frames}
+        depth = None
+        if velodyne_path(self.root, frame).is_file():
+            depth = torch.from_numpy(velodyne_depth(self.root, frame, depth=self.depth))
+        return {
+            "drive": frame.drive,
+            "frame": frame.number,
+            "side": frame.side,
+            "image": self._image(path),
+            "neighbours": {o: self._image(p) for o, p in neighbours.items() if p is not None},
+            "intrinsics": torch.from_numpy(matrix).float(),
+            "depth": depth,
+        }
+
+    def _image(self, path: Path) -> torch.Tensor:
+        return torch.from_numpy(resize_image(read_image(path), self.height, self.width)) / 255

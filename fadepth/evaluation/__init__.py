@@ -1,0 +1,5 @@
+"""Comparison of predicted depth with ground truth."""
+
+from fadepth.evaluation.metrics import depth_metrics
+
+__all__ = ["depth_metrics"]

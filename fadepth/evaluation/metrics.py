@@ -1,0 +1,75 @@
+"""The seven depth metrics of Eigen et al. (arXiv 1406.2283), computed as monodepth2 does."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import Protocol, find_protocol, valid_pixels
+
+Array = NDArray[np.floating]
+
+METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3")
+
+
+def depth_metrics(gt: Array, pred: Array, protocol: Protocol | str) -> dict[str, float]:
+    """Compare a depth map with ground truth under a protocol.
+
+    Over the pixels that count, with g and p in metres after scaling and clamping
+    (`compute_errors` in https://github.com/nianticlabs/monodepth2 `evaluate_depth.py`):
+
+    - abs_rel = mean(|g - p| / g), sq_rel = mean((g - p)² / g), the latter over g, not g² as in
+      KITTI's devkit;
+    - rmse = sqrt(mean((g - p)²)) in metres, rmse_log = sqrt(mean((ln g - ln p)²));
+    - delta_k = share of pixels with max(g / p, p / g) < 1.25^k.
+
+    Args:
+        gt: (h, w) depth in metres, 0 = none.
+        pred: (h, w) depth, in metres or up to scale where the protocol scales.
+        protocol: a protocol or its name.
+
+    Raises:
+        FadepthError: shapes differ, no pixel counts, or a prediction that counts is not positive
+            and finite.
+    """
+    return scaled_metrics(gt, pred, protocol)[0]
+
+
+def scaled_metrics(
+    gt: Array, pred: Array, protocol: Protocol | str
+) -> tuple[dict[str, float], float]:
+    """Return the metrics and the factor that the prediction was multiplied by."""
+    if isinstance(protocol, str):
+        protocol = find_protocol(protocol)
+    if gt.shape != pred.shape or gt.ndim != 2:
+        raise FadepthError(
+            f"ground truth is {gt.shape} but the prediction {pred.shape}: resize the prediction's "
+            "disparity to the ground truth's (h, w) first"
+        )
+    mask = valid_pixels(gt, protocol)
+    g, p = gt[mask].astype(np.float64), pred[mask].astype(np.float64)
+    if not len(g):
+        raise FadepthError(
+            f"no ground truth pixel between {protocol.min_depth} and {protocol.max_depth} m "
+            f"within the crop of protocol {protocol.name}: check the ground truth"
+        )
+    if not (np.isfinite(p).all() and (p > 0).all()):
+        raise FadepthError(
+            "the predicted depth is not positive and finite everywhere: the network has diverged "
+            "or a disparity was passed for a depth"
+        )
+    # numpy's median is the mean of the middle two; torch's, the lower one, gives other numbers.
+    ratio = float(np.median(g) / np.median(p)) if protocol.scaling == "median" else 1.0
+    return _errors(g, np.clip(p * ratio, *protocol.clamp)), ratio
+
+
+def _errors(g: Array, p: Array) -> dict[str, float]:
+    difference = g - p
+    worse = np.maximum(g / p, p / g)
+    values = (
+        np.mean(np.abs(difference) / g),
+        np.mean(difference**2 / g),
+        np.sqrt(np.mean(difference**2)),
+        np.sqrt(np.mean((np.log(g) - np.log(p)) ** 2)),
+        *(np.mean(worse < 1.25**k) for k in (1, 2, 3)),
+    )
+    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}

@@ -1,0 +1,259 @@
+"""What each rule of the workflow does: read the files on its left, write those on its right."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from fadepth.checkpoint import Identity
+from fadepth.config import Config, DataSettings, expand
+from fadepth.data.dataset import TrainingFrames
+from fadepth.data.kitti import read_image, resize_image
+from fadepth.data.manifest import Frame, Manifest, data_identity, prepare_data
+from fadepth.errors import FadepthError
+from fadepth.evaluation.baselines import fit_baseline
+from fadepth.evaluation.evaluate import Predict, evaluate, resize_disparity
+from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
+from fadepth.files import atomic_path, write_atomic
+from fadepth.geometry import disparity_to_inverse_depth
+from fadepth.models import fold
+from fadepth.provenance import RunManifest
+from fadepth.report.panels import draw_panel
+from fadepth.study import Run, Study
+from fadepth.training import Interrupted, Job, Training, load_depth_network, predict_targets
+
+log = logging.getLogger(__name__)
+
+def set_threads(threads: int) -> None:
+    """Torch uses exactly the threads that the workflow granted."""
+    torch.set_num_threads(threads)
+
+
+def data_root(settings: DataSettings) -> Path:
+    """Folder of the raw data; a synthetic data set has one of its own for each identity."""
+    root = Path.cwd() / expand(settings.root)
+    return root / data_identity(settings, Path.cwd()) if settings.source == "synthetic" else root
+
+
+def prepare_data_of(config: Config, output: Path, threads: int) -> None:
+    """Rule `prepare_data`: render or check the data, and write the manifest."""
+    settings = config.data.model_copy(update={"root": str(data_root(config.data))})
+
+    def tell(done: int, total: int) -> None:
+        log.info("%s: %d of %d", "scenes and files" if done < total else "done", done, total)
+
+    manifest = prepare_data(
+        settings, output, base=Path.cwd(), workers=threads, progress=tell
+    )
+    counts = ", ".join(f"{len(frames)} {split}" for split, frames in manifest.splits.items())
+    log.info("%s frames listed in %s", counts, output)
+
+
+def train_run(
+    run: Run, runs: Path, manifest_path: Path, targets: Path | None, threads: int
+) -> None:
+    """Rules `train_teacher` and `train_student`: everything that `runs/<id>/` holds of a training."""
+    assert run.kind != "baseline", "baselines are fitted in their evaluation"
+    set_threads(threads)
+    manifest = Manifest.read(manifest_path)
+    folder = runs / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    record = RunManifest(run, folder, manifest.content_hash, threads)
+    record.started_earlier()
+    write_settings(run, folder)
+    record.write()
+    identity = Identity(run.config_hash, manifest.content_hash, run.code_hash)
+    job = Job(
+        run.id, run.kind, run.config, run.seed, identity, folder, manifest,
+        data_root(run.config.data), targets,
+    )  # fmt: skip
+    try:
+        training = Training(job)
+        record.write(parameters_training=count_parameters(training.networks.depth))
+        training.run()
+    except Interrupted as interruption:
+        log.warning("%s", interruption)
+        record.write(status="interrupted")
+        raise SystemExit(143) from None
+    except BaseException:
+        record.write(status="failed", ended=time.time())
+        raise
+    network, _ = load_depth_network(folder / "model.pt")
+    record.write(
+        status="finished", ended=time.time(), parameters_inference=count_parameters(fold(network))
+    )
+    log.warning("trained; results are in %s", folder)
+
+
+def count_parameters(network: torch.nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def write_settings(run: Run, folder: Path) -> None:
+    """`config.yaml`: all settings of the run, defaults included."""
+    content = {"run_id": run.id, "seed": run.seed, "settings": run.config.model_dump(mode="json")}
+    write_atomic(folder / "config.yaml", yaml.safe_dump(content, sort_keys=True))
+
+
+def predict_teacher(run: Run, runs: Path, manifest_path: Path, output: Path, threads: int) -> None:
+    """Rule `predict_teacher`: the teacher's disparities for all training frames."""
+    set_threads(threads)
+    manifest = Manifest.read(manifest_path)
+    root = data_root(run.config.data)
+    frames = TrainingFrames(manifest.splits["train"], root, run.config.data, seed=run.seed)
+    network, _ = load_depth_network(runs / run.id / "model.pt")
+    maps = predict_targets(network, frames)
+    with atomic_path(output) as temporary, temporary.open("wb") as file:
+        np.save(file, maps)
+
+
+def network_predictor(run: Run, runs: Path, root: Path) -> tuple[Predict, int]:
+    """Folded network of a run as a function from frames to disparity, and its parameters."""
+    network, config = load_depth_network(runs / run.id / "model.pt")
+    network = fold(network)
+    size = config.data.height, config.data.width
+
+    def predict(frame: Frame) -> NDArray[np.float64]:
+        pixels = resize_image(read_image(root / frame.image), *size)
+        with torch.inference_mode():
+            disparity = network(torch.from_numpy(pixels)[None].float() / 255)
+        return disparity_to_inverse_depth(disparity)[0, 0].double().numpy()
+
+    return predict, count_parameters(network)
+
+
+def baseline_predictor(
+    run: Run, manifest: Manifest, root: Path, protocol: Protocol
+) -> tuple[Predict, int]:
+    """A map fitted to the training frames' ground truth, the same for every frame."""
+    config = run.config.data
+    fitted = fit_baseline(
+        run.slug, manifest.splits["train"], root, protocol, config.height, config.width
+    )
+    log.info("%s: fitted to %d frames with ground truth", run.slug, fitted.frames_used)
+    return fitted, 0
+
+
+def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> None:
+    """Rule `evaluate_run`: metrics on the evaluation split, per image and in the mean."""
+    set_threads(threads)
+    manifest = Manifest.read(manifest_path)
+    root = data_root(run.config.data)
+    settings = run.config.evaluation
+    protocol = find_protocol(settings.protocol)
+    folder = runs / run.id
+    frames = manifest.splits[settings.split]
+    if run.kind == "baseline":
+        record = RunManifest(run, folder, manifest.content_hash, threads)
+        write_settings(run, folder)
+        predict, parameters = baseline_predictor(run, manifest, root, protocol)
+        record.write(status="finished", ended=time.time(), parameters_inference=0)
+    else:
+        predict, parameters = network_predictor(run, runs, root)
+    per_image, mean = evaluate(frames, root, predict, protocol)
+    for number, frame in enumerate(panel_frames(frames, settings.panels)):
+        draw_run_panel(run, folder / "panels" / f"{number:02d}.png", frame, root, predict, protocol)
+    with atomic_path(folder / "per_image.csv") as temporary:
+        per_image.to_csv(temporary, index=False)
+    content: dict[str, Any] = {
+        "run_id": run.id,
+        "protocol": settings.protocol,
+        "split": settings.split,
+        "images": len(per_image),
+        "scale": run.config.scale,
+        "dataset": run.config.data.name,
+        "seed": run.seed,
+        "data_hash": manifest.content_hash,
+        "parameters": parameters,
+        "metrics": mean,
+    }
+    write_atomic(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+    log.warning("AbsRel %.4f over %d images (%s)", mean["abs_rel"], len(per_image), protocol.name)
+
+
+def panel_frames(frames: list[Frame], count: int) -> list[Frame]:
+    """`count` frames spread evenly over the split: the same for every run."""
+    positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    return [frames[position] for position in positions]
+
+
+def draw_run_panel(
+    run: Run, path: Path, frame: Frame, root: Path, predict: Predict, protocol: Protocol
+) -> None:
+    """Input, disparity and error of one frame; the same frames and file names for every run."""
+    disparity = predict(frame)
+    error = relative_error(frame, root, disparity, protocol)
+    image = np.asarray(read_image(root / frame.image))
+    title = f"{run.label}, {frame}"
+    draw_panel(path, image, disparity, error, title=title)
+
+
+def relative_error(
+    frame: Frame, root: Path, disparity: NDArray[np.floating], protocol: Protocol
+) -> NDArray[np.float64]:
+    """|prediction - truth| / truth after median scaling, (H, W); NaN without ground truth."""
+    truth = load_ground_truth(frame, root, protocol)
+    depth = 1 / resize_disparity(disparity, *truth.shape)
+    valid = valid_pixels(truth, protocol)
+    depth = depth * np.median(truth[valid]) / np.median(depth[valid])
+    known = (truth > protocol.min_depth) & (truth < protocol.max_depth)
+    error = np.full(truth.shape, np.nan)
+    error[known] = np.abs(depth[known] - truth[known]) / truth[known]
+    return error
+
+
+def render_table(study: Study, runs: Path, output: Path) -> None:
+    """Rule `render_table`: CSV, Markdown, LaTeX and the provenance of every cell."""
+    from fadepth.report.ablation import Row, ablation_table, read_records
+    from fadepth.report.writers import write_table
+
+    rows = [
+        Row(row.label, row.kind, dict(row.factors), [run.id for run in row.runs])
+        for row in study.rows
+    ]
+    records = read_records(runs, [run_id for row in rows for run_id in row.run_ids])
+    table = ablation_table(records, rows, name=study.file.table, title=study.file.title)
+    write_table(table, output, output.with_suffix(".md"), output.with_suffix(".tex"))
+    log.warning("table written: %s (also .md and .tex)", output)
+
+
+def experiment_name(study: str, dataset: str, scale: str) -> str:
+    """MLflow experiment of a study: runs of other data or another scale do not compare."""
+    return f"{study}-{dataset}-{scale}"
+
+
+def track_runs(studies: Iterable[Study], runs: Path, store: str) -> None:
+    """Mirror run folders into MLflow; without studies, everything below `runs`."""
+    from fadepth.tracking import track
+
+    wanted = {
+        experiment_name(study.file.name, study.config.data.name, study.config.scale): [
+            run.id for run in study.runs if (runs / run.id / "manifest.json").exists()
+        ]
+        for study in studies
+    }
+    for experiment, run_ids in (wanted or experiments_on_disk(runs)).items():
+        if run_ids:
+            summary = track(runs, run_ids, store=store, experiment=experiment)
+            log.info("%s: %s", experiment, summary)
+
+
+def experiments_on_disk(runs: Path) -> dict[str, list[str]]:
+    """Run ids below `runs`, by the experiment that they belong to."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(runs.glob("*/manifest.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            name = experiment_name(content["study"], content["dataset"], content["scale"])
+        except (json.JSONDecodeError, KeyError):
+            raise FadepthError(f"{path} is damaged: delete the folder {path.parent}") from None
+        found.setdefault(name, []).append(path.parent.name)
+    return found

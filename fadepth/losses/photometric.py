@@ -1,0 +1,168 @@
+"""The self-supervised base loss: photometric error over warped neighbours, and smoothness.
+
+`loss.base: md2` is monodepth2's loss (arXiv 1806.01260). FA-Depth's own base loss is not known from
+any public source; which one it is remains open, and this choice is [derived].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fadepth.config import LossSettings
+from fadepth.geometry import disparity_to_depth, inverse_warp
+from fadepth.losses.masks import automask
+
+
+@dataclass(frozen=True)
+class Views:
+    """One batch as the losses see it: clean images, cameras and motions.
+
+    Attributes:
+        target: (B, 3, H, W) in [0, 1].
+        sources: the neighbours, each (B, 3, H, W) in [0, 1].
+        intrinsics: (B, 3, 3), pixels at H x W.
+        poses: for each source its T_target_to_source (B, 4, 4).
+    """
+
+    target: Tensor
+    sources: Sequence[Tensor]
+    intrinsics: Tensor
+    poses: Sequence[Tensor]
+
+    def with_detached_poses(self) -> "Views":
+        """The same views, with motions that take no gradient."""
+        poses = [pose.detach() for pose in self.poses]
+        return Views(self.target, self.sources, self.intrinsics, poses)
+
+
+def ssim_distance(a: Tensor, b: Tensor) -> Tensor:
+    """clamp((1 - SSIM) / 2, 0, 1) of images (B, C, H, W) in [0, 1], per pixel and channel.
+
+    SSIM over 3 x 3 means with reflected borders, C1 = 0.01^2, C2 = 0.03^2 (monodepth2).
+    """
+    channels = a.shape[1]
+    moments = torch.cat([a, b, a * a, b * b, a * b], 1)
+    means = F.avg_pool2d(F.pad(moments, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    mean_a, mean_b, aa, bb, ab = means.split(channels, 1)
+    c1, c2 = 0.01**2, 0.03**2
+    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
+    numerator = (2 * product + c1) * (2 * (ab - product) + c2)
+    denominator = (squares + c1) * (aa + bb - squares + c2)
+    return ((1 - numerator / denominator) / 2).clamp(0, 1)
+
+
+def photometric_error(a: Tensor, b: Tensor, ssim_weight: float = 0.85) -> Tensor:
+    """pe(a, b) = w (1 - SSIM) / 2 + (1 - w) |a - b|, channels averaged: (B, 1, H, W)."""
+    absolute = (a - b).abs().mean(1, keepdim=True)
+    if ssim_weight == 0:
+        return absolute
+    structure = ssim_distance(a, b).mean(1, keepdim=True)
+    return ssim_weight * structure + (1 - ssim_weight) * absolute
+
+
+def warped_error(views: Views, depth: Tensor, ssim_weight: float) -> tuple[Tensor, Tensor]:
+    """Smallest photometric error over the sources, and where any source sees the pixel.
+
+    The minimum over sources deals with occlusion: a pixel hidden in one neighbour is usually seen
+    in the other (monodepth2, section 3.2).
+
+    Returns:
+        error (B, 1, H, W), and the boolean mask (B, 1, H, W).
+    """
+    count = len(views.sources)
+    # All sources in one batch: half the operations, the same numbers.
+    warped, visible = inverse_warp(
+        torch.cat(list(views.sources)),
+        depth.repeat(count, 1, 1, 1),
+        views.intrinsics.repeat(count, 1, 1),
+        torch.cat(list(views.poses)),
+    )
+    target = views.target.repeat(count, 1, 1, 1)
+    error = photometric_error(warped, target, ssim_weight)
+    smallest = error.view(count, *depth.shape).amin(0)
+    return smallest, visible.view(count, *depth.shape).any(0)
+
+
+def identity_error(views: Views, ssim_weight: float) -> Tensor:
+    """Smallest photometric error (B, 1, H, W) of the sources as they are, without a warp."""
+    errors = [photometric_error(source, views.target, ssim_weight) for source in views.sources]
+    return torch.stack(errors).amin(0)
+
+
+def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """Edge-aware smoothness of the mean-normalised disparity, a scalar (monodepth2).
+
+    |d_x d*| exp(-mean_c |d_x I|) + the same in y, with d* = d / mean(d), so that shrinking the
+    whole disparity is not rewarded. `image` has the disparity's size.
+    """
+    normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
+    total = torch.zeros((), dtype=disparity.dtype, device=disparity.device)
+    for axis in (2, 3):
+        slope = normalised.diff(dim=axis).abs()
+        edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
+        total = total + (slope * torch.exp(-edge)).mean()
+    return total
+
+
+def upsample(disparity: Tensor, like: Tensor) -> Tensor:
+    """Bilinear resize of (B, 1, h, w) to the height and width of `like`."""
+    if disparity.shape[-2:] == like.shape[-2:]:
+        return disparity
+    return F.interpolate(disparity, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class BaseLoss:
+    """Result of `base_loss`: scalars, and per-pixel results of the finest scale."""
+
+    total: Tensor
+    photometric: Tensor
+    smoothness: Tensor
+    error: Tensor
+    visible: Tensor
+    automask_share: Tensor
+
+
+def base_loss(
+    disparities: Sequence[Tensor], views: Views, settings: LossSettings, noise: torch.Generator
+) -> BaseLoss:
+    """Mean over scales of the masked photometric error and of smoothness (monodepth2).
+
+    Every scale is upsampled to full size before warping. With the auto-mask, the unwarped sources
+    join the minimum, with noise of 1e-5 to break ties; the pixels that they win give no gradient.
+    The smoothness weight is divided by the scale's down-sampling factor.
+
+    Args:
+        disparities: (B, 1, h_s, w_s) in (0, 1), finest first.
+        views: the clean batch.
+        settings: weights and switches.
+        noise: source of the tie-breaking noise, seeded by the caller.
+    """
+    target, weight = views.target, settings.ssim_weight
+    still = identity_error(views, weight)
+    still = still + 1e-5 * torch.randn(still.shape, generator=noise).to(still)
+    photometric = target.new_zeros(())
+    smooth = target.new_zeros(())
+    finest: tuple[Tensor, Tensor] | None = None
+    for disparity in disparities:
+        depth = disparity_to_depth(upsample(disparity, target))
+        error, visible = warped_error(views, depth, weight)
+        finest = finest or (error, visible)
+        kept = torch.minimum(error, still) if settings.automask else error
+        photometric = photometric + kept.mean() / len(disparities)
+        factor = target.shape[-2] / disparity.shape[-2]
+        image = F.interpolate(target, disparity.shape[-2:], mode="area")
+        smooth = smooth + smoothness(disparity, image) / factor / len(disparities)
+    assert finest is not None, "a network returns at least one disparity"
+    moving = automask(finest[0], still) if settings.automask else torch.ones_like(finest[1])
+    return BaseLoss(
+        total=photometric + settings.smoothness_weight * smooth,
+        photometric=photometric.detach(),
+        smoothness=smooth.detach(),
+        error=finest[0].detach(),
+        visible=finest[1],
+        automask_share=moving.to(target.dtype).mean(),
+    )

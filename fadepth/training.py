@@ -1,0 +1,516 @@
+"""Training of teacher and students: one loop, one step function, resumable at any moment.
+
+Every random draw (weights, order of frames, augmentation, views of the pyramid loss, tie-breaking
+noise) is a function of (seed, step), so a training that was killed ends with the same numbers as
+one that was not.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint, to_bytes
+from fadepth.config import Config, TrainingSettings
+from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
+from fadepth.data.manifest import Manifest
+from fadepth.errors import FadepthError
+from fadepth.files import write_atomic
+from fadepth.geometry import invert_pose, pose_matrix
+from fadepth.losses.apx import apx_loss, flip_reliability
+from fadepth.losses.photometric import BaseLoss, Views, base_loss
+from fadepth.losses.pyramid import pyramid_loss
+from fadepth.models import HQDecV2, SmallDepth
+from fadepth.models.posenet import PoseNet
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["student", "teacher"]
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT arrived; the state is on disk."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what to train, on what, and where its files go.
+
+    Attributes:
+        run_id: name of the run.
+        kind: which network.
+        config: the run's resolved settings.
+        seed: of weights, order, augmentation and noise together.
+        identity: hashes that a checkpoint has to match.
+        folder: `runs/<run_id>`.
+        manifest: frames and hashes.
+        root: folder of the raw data.
+        targets: the teacher's predictions (`predict_targets`), where APX is on.
+    """
+
+    run_id: str
+    kind: Kind
+    config: Config
+    seed: int
+    identity: Identity
+    folder: Path
+    manifest: Manifest
+    root: Path
+    targets: Path | None = None
+
+
+class Networks(nn.Module):
+    """Depth and pose network of one training, so that one state dict holds both."""
+
+    def __init__(self, depth: nn.Module, pose: nn.Module) -> None:
+        super().__init__()
+        self.depth = depth
+        self.pose = pose
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed from several integers; different parts give unrelated streams."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator_of(*parts: int) -> torch.Generator:
+    """A CPU generator seeded by `seed_of`."""
+    return torch.Generator().manual_seed(seed_of(*parts))
+
+
+def build_depth_network(config: Config, kind: Kind) -> nn.Module:
+    """The untrained SmallDepth or HQDecv2 that the settings describe."""
+    if kind == "student":
+        student = config.student
+        return SmallDepth(
+            etm=student.etm.branches,
+            sparsity=student.sparsity,
+            etm_space=student.etm.space,
+            width=student.width,
+        )
+    teacher = config.teacher
+    network = HQDecV2(
+        width=teacher.width,
+        depth=teacher.depth,
+        adacoeff=teacher.adacoeff,
+        upsampler_v2=teacher.upsampler_v2,
+        global_map=teacher.global_map,
+    )
+    if teacher.encoder_weights:
+        network.encoder.load_imagenet(Path(teacher.encoder_weights))
+    return network
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one; a named device that is absent is an error."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FadepthError(
+            f"training.device is '{name}' but torch sees no GPU: use 'auto' or 'cpu'"
+        )
+    return device
+
+
+def memory_layout(device: torch.device) -> torch.memory_format:
+    """channels_last on GPUs, where tensor cores want it; the plain layout on CPUs.
+
+    On a CPU channels_last made a step about a tenth faster, but training with ETM's branches
+    corrupted the heap now and then with torch 2.13 (docs/decisions/004).
+    """
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def learning_rate_factor(progress: float, schedule: str) -> float:
+    """Factor on the learning rate after a share `progress` in [0, 1] of all steps.
+
+    step: 0.1 after three quarters (monodepth2: 15 of 20 epochs). cosine: 4 % linear warm-up, then
+    down to 1 % [derived].
+    """
+    if schedule == "step":
+        return 1.0 if progress < 0.75 else 0.1
+    warmup = 0.04
+    if progress < warmup:
+        return max(progress / warmup, 0.02)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def source_poses(
+    pose: nn.Module, batch: dict[str, Tensor], offsets: tuple[int, ...]
+) -> list[Tensor]:
+    """T_target_to_source (B, 4, 4) of every source.
+
+    The pair goes in in temporal order; for an earlier source the predicted motion leads from the
+    source to the target and is inverted (monodepth2).
+    """
+    target, sources = batch["target_input"], batch["source_inputs"]
+    pairs = [
+        torch.cat([sources[:, i], target] if offset < 0 else [target, sources[:, i]], 1)
+        for i, offset in enumerate(offsets)
+    ]
+    axis_angle, translation = pose(torch.cat(pairs))
+    motions = pose_matrix(axis_angle, translation).split(len(target))
+    return [
+        invert_pose(motion) if offset < 0 else motion
+        for offset, motion in zip(offsets, motions, strict=True)
+    ]
+
+
+class TeacherTargets:
+    """The teacher's disparities for every training frame, read from `predict_targets`' file."""
+
+    def __init__(self, path: Path, frames: int) -> None:
+        self.maps = np.load(path, mmap_mode="r")
+        if len(self.maps) != frames:
+            raise FadepthError(
+                f"{path} holds {len(self.maps)} frames but the manifest lists {frames}: delete it "
+                "and run the workflow again"
+            )
+
+    def batch(self, index: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
+        """Disparity and reliability r_T (B, 1, H, W) of frames, mirrored where the input is."""
+        maps = torch.from_numpy(self.maps[index.numpy()].astype(np.float32))
+        disparity, of_flipped = maps[:, :1], maps[:, 1:]
+        reliability = flip_reliability(disparity, of_flipped)
+        mirror = flipped[:, None, None, None]
+        return (
+            torch.where(mirror, disparity.flip(-1), disparity),
+            torch.where(mirror, reliability.flip(-1), reliability),
+        )
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on `device`; frame numbers stay where the teacher's file is read."""
+    return {
+        key: value if key == "index" else value.to(device, non_blocking=True)
+        for key, value in batch.items()
+    }
+
+
+class Training:
+    """State and step of one training; `run` is the loop."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.config = job, job.config
+        self.settings: TrainingSettings = job.config.training
+        self.device = choose_device(self.settings.device)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.manual_seed(seed_of(job.seed, 0))
+        networks = Networks(
+            build_depth_network(self.config, job.kind), PoseNet(self.config.pose.width)
+        )
+        self.layout = memory_layout(self.device)
+        self.networks = networks.to(self.device, memory_format=self.layout)
+        teacher = self.config.teacher if job.kind == "teacher" else None
+        self.epochs = (teacher and teacher.epochs) or self.settings.epochs
+        self.rate = (teacher and teacher.learning_rate) or self.settings.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.networks.parameters(), lr=self.rate, weight_decay=self.settings.weight_decay
+        )
+        self.frames = TrainingFrames(
+            job.manifest.splits["train"], job.root, self.config.data, seed=job.seed
+        )
+        full = len(self.frames) // self.settings.batch_size
+        self.steps_per_epoch = self.settings.steps_per_epoch or full
+        if self.steps_per_epoch < 1:
+            raise FadepthError(
+                f"training.batch_size is {self.settings.batch_size} but the training split has only "
+                f"{len(self.frames)} frames: choose a smaller batch"
+            )
+        self.steps = self.epochs * self.steps_per_epoch
+        self.apx = job.kind == "student" and self.config.loss.apx.enabled
+        self.pyramid = job.kind == "student" and self.config.loss.pyramid.enabled
+        self.targets: TeacherTargets | None = None
+        if self.apx:
+            if job.targets is None:
+                raise FadepthError(
+                    f"run {job.run_id} uses APX but no teacher predictions were given"
+                )
+            self.targets = TeacherTargets(job.targets, len(self.frames))
+
+    def batches(self, first_step: int) -> Iterator[dict[str, Tensor]]:
+        """Batches from `first_step` on; which frames and how altered depends on (seed, step) only."""
+        for epoch in range(first_step // self.steps_per_epoch, self.epochs):
+            order = EpochBatches(
+                len(self.frames),
+                self.settings.batch_size,
+                seed=self.job.seed,
+                epoch=epoch,
+                steps=self.steps_per_epoch,
+            )
+            keys = [[(epoch, index) for index in batch] for batch in order]
+            done = max(0, first_step - epoch * self.steps_per_epoch)
+            yield from DataLoader(
+                self.frames,
+                batch_sampler=keys[done:],
+                num_workers=self.settings.workers,
+                collate_fn=collate,
+                pin_memory=self.device.type == "cuda",
+            )
+
+    def losses(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """All losses of one batch; `total` carries the gradient."""
+        epoch = step / self.steps_per_epoch
+        data, loss = self.config.data, self.config.loss
+        index, flipped = batch["index"], batch["flipped"].cpu()
+        batch = to_device(batch, self.device)
+        image = batch["target_input"].contiguous(memory_format=self.layout)
+        disparities = [d.contiguous() for d in self.networks.depth(image)]
+        poses = source_poses(self.networks.pose, batch, data.source_frames)
+        views = Views(batch["target"], batch["sources"].unbind(1), batch["intrinsics"], poses)
+        alone = self.apx and epoch < loss.apx.alone_epochs
+        # While APX is alone, the photometric loss still teaches the pose net.
+        seen = [d.detach() for d in disparities] if alone else disparities
+        base = base_loss(seen, views, loss, generator_of(self.job.seed, 1, step))
+        result = {
+            "total": base.total,
+            "photometric": base.photometric,
+            "smoothness": base.smoothness,
+            "automask_share": base.automask_share,
+        }
+        if self.pyramid and not alone:
+            self._add_pyramid(result, batch, disparities[0], base, views, step)
+        if self.targets is not None:
+            maps = self.targets.batch(index, flipped)
+            self._add_apx(result, disparities, maps, base, views)
+        return result
+
+    def _add_pyramid(
+        self,
+        result: dict[str, Tensor],
+        batch: dict[str, Tensor],
+        reference: Tensor,
+        base: BaseLoss,
+        views: Views,
+        step: int,
+    ) -> None:
+        loss = self.config.loss
+        value, parts = pyramid_loss(
+            self.networks.depth,
+            batch["target"],
+            reference,
+            base.visible,
+            views,
+            loss.pyramid,
+            jitter=self.config.data.jitter,
+            ssim_weight=loss.ssim_weight,
+            epoch=step / self.steps_per_epoch,
+            generator=generator_of(self.job.seed, 2, step),
+        )
+        result["total"] = result["total"] + loss.pyramid.weight * value
+        result |= {f"pyramid/{name}": part for name, part in parts.items()}
+
+    def _add_apx(
+        self,
+        result: dict[str, Tensor],
+        disparities: list[Tensor],
+        maps: tuple[Tensor, Tensor],
+        base: BaseLoss,
+        views: Views,
+    ) -> None:
+        loss = self.config.loss
+        value, parts = apx_loss(
+            disparities,
+            maps[0].to(self.device),
+            maps[1].to(self.device),
+            loss.apx,
+            views=views.with_detached_poses(),
+            student_error=base.error,
+            ssim_weight=loss.ssim_weight,
+        )
+        result["total"] = result["total"] + loss.apx.weight * value
+        result |= {f"apx/{name}": part for name, part in parts.items()}
+
+    def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """One update of the weights; returns the losses without gradient."""
+        rate = self.rate * learning_rate_factor(step / self.steps, self.settings.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.losses(batch, step)
+        losses["total"].backward()
+        if self.settings.clip_gradient:
+            nn.utils.clip_grad_norm_(self.networks.parameters(), self.settings.clip_gradient)
+        self.optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}
+
+    def run(self) -> None:
+        """Train to the end, from the checkpoint where there is one, and write `model.pt`."""
+        folder = self.job.folder
+        checkpoint = folder / "ckpt" / "last.pt"
+        resumed = load_checkpoint(checkpoint, self.networks, self.optimizer, self.job.identity)
+        if resumed:
+            log.info("resuming at step %d of %d", resumed.step, self.steps)
+        recorder = Recorder(self, resumed or Resumed())
+        self.networks.train()
+        first = resumed.step if resumed else 0
+        with interruption() as interrupted:
+            # A training that was killed after its last checkpoint has no batch left.
+            batches = self.batches(first) if first < self.steps else iter(())
+            for step, batch in enumerate(batches, first):
+                recorder.add(step, self.step(batch, step))
+                done = step + 1
+                at_epoch = done % self.steps_per_epoch == 0
+                if at_epoch or done % self.settings.checkpoint_every == 0 or interrupted:
+                    state = recorder.flush(done)
+                    save_checkpoint(
+                        checkpoint, self.networks, self.optimizer, state, self.job.identity
+                    )
+                if interrupted:
+                    raise Interrupted(
+                        f"stopped at step {done} of {self.steps}; run again to resume"
+                    )
+        self._save_model()
+
+    def _save_model(self) -> None:
+        content = {
+            "run_id": self.job.run_id,
+            "kind": self.job.kind,
+            "config": self.config.model_dump(mode="json"),
+            "depth": self.networks.depth.state_dict(),
+            "pose": self.networks.pose.state_dict(),
+        }
+        write_atomic(self.job.folder / "model.pt", to_bytes(content))
+
+
+class Recorder:
+    """Progress of a training: `metrics.jsonl`, `progress.json` and lines for the reader."""
+
+    def __init__(self, training: Training, start: Resumed) -> None:
+        self.training = training
+        self.path = training.job.folder / "metrics.jsonl"
+        self.first_step = start.step
+        self.began = time.monotonic()
+        self.sums: dict[str, Tensor] = dict(start.sums)
+        self.count = start.count
+        self.path.touch()
+        # Lines logged after the checkpoint will be logged again.
+        os.truncate(self.path, min(start.log_bytes, self.path.stat().st_size))
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Count one step's losses, and tell where the training stands every `log_every` steps."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.count += 1
+        done, every = step + 1, self.training.settings.log_every
+        if done % every == 0 or done == self.training.steps:
+            self._write(done)
+
+    def _write(self, done: int) -> None:
+        training = self.training
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        if not math.isfinite(means["total"]):
+            raise FadepthError(
+                f"the loss of {training.job.run_id} became {means['total']} before step {done}: "
+                "lower training.learning_rate or set training.clip_gradient"
+            )
+        rate = training.optimizer.param_groups[0]["lr"]
+        line: dict[str, Any] = {
+            "step": done,
+            "epoch": done / training.steps_per_epoch,
+            "time": time.time(),
+            "train/learning_rate": rate,
+        }
+        line |= {f"train/loss/{name}": value for name, value in means.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._tell(done, means["total"])
+
+    def _tell(self, done: int, loss: float) -> None:
+        training = self.training
+        spent = time.monotonic() - self.began
+        per_step = spent / max(1, done - self.first_step)
+        eta = per_step * (training.steps - done)
+        epoch = math.ceil(done / training.steps_per_epoch)
+        progress = {
+            "step": done,
+            "steps": training.steps,
+            "epoch": epoch,
+            "epochs": training.epochs,
+            "loss": loss,
+            "seconds_per_step": per_step,
+            "eta_seconds": eta,
+        }
+        write_atomic(training.job.folder / "progress.json", json.dumps(progress, indent=1) + "\n")
+        log.info(
+            "epoch %d/%d · step %d/%d · loss %.4f · %.2f s/step · %d:%02d left",
+            epoch, training.epochs, done, training.steps, loss, per_step, *divmod(round(eta), 60),
+        )  # fmt: skip
+
+    def flush(self, done: int) -> Resumed:
+        """The state to put into a checkpoint after `done` steps."""
+        return Resumed(done, self.path.stat().st_size, dict(self.sums), self.count)
+
+
+@contextmanager
+def interruption() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT in a list, so that the loop ends between two steps."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    old = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
+    """The trained depth network of a `model.pt`, in evaluation mode, and its settings.
+
+    Raises:
+        FadepthError: the file is absent or damaged.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FadepthError(f"{path} does not exist: train the run first") from None
+    except Exception as error:
+        raise FadepthError(
+            f"{path} is not a readable model ({type(error).__name__}): delete it and train again"
+        ) from None
+    config = Config.model_validate(content["config"])
+    network = build_depth_network(
+        config.model_copy(
+            update={"teacher": config.teacher.model_copy(update={"encoder_weights": None})}
+        ),
+        content["kind"],
+    )
+    network.load_state_dict(content["depth"])
+    return network.eval(), config
+
+
+@torch.inference_mode()
+def predict_targets(network: nn.Module, frames: TrainingFrames, batch_size: int = 8) -> np.ndarray:
+    """The teacher's disparities for APX: float16 (N, 2, H, W).
+
+    Channel 0 is the prediction for the clean image, channel 1 that for the mirrored image,
+    mirrored back. Computed once per teacher, and the same for every student.
+    """
+    maps = []
+    for start in range(0, len(frames), batch_size):
+        indices = range(start, min(start + batch_size, len(frames)))
+        image = torch.stack([frames.clean(index) for index in indices])
+        both = torch.cat([network(image), network(image.flip(-1)).flip(-1)], 1)
+        maps.append(both.to(torch.float16).numpy())
+        if start // batch_size % 20 == 0:
+            log.info("teacher predictions: %d of %d frames", indices.stop, len(frames))
+    return np.concatenate(maps)

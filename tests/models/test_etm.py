@@ -1,0 +1,313 @@
+"""ETM: folding is exact, and what cannot fold is refused."""
+
+import copy
+import itertools
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fadepth.errors import FadepthError
+from fadepth.models.etm import (
+    BRANCH_SETS,
+    BranchFactory,
+    DepthwisePoint,
+    EtmConv2d,
+    Identity,
+    Mean,
+    MirroredSquare,
+    PaddingMode,
+    Point,
+    Row,
+    Scale,
+    Space,
+    Square,
+    SquarePoint,
+    TwoSquares,
+    compose,
+    fold,
+    regroup,
+)
+
+PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate")
+FIRST_WEIGHT = "branches.0.layers.0.weight"
+SIZES = ((8, 10), (9, 11), (7, 12), (10, 9))
+
+
+def randomise(module: nn.Module, generator: torch.Generator) -> None:
+    """Give every norm statistics and weights far from their initial values."""
+
+    def draw(like: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(like.shape, generator=generator, dtype=like.dtype)
+
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean = draw(part.get_buffer("running_mean"), -0.5, 0.5)
+            part.running_var = draw(part.get_buffer("running_var"), 0.5, 2.0)
+            if part.affine:
+                part.weight.data = draw(part.weight, -1.5, 1.5)
+                part.bias.data = draw(part.bias, -1.0, 1.0)
+        elif isinstance(part, Scale):
+            part.weight.data = draw(part.weight, -1.5, 1.5)
+
+
+def sum_of_branches(unit: EtmConv2d, x: Tensor) -> Tensor:
+    """The unit's definition, branch by branch, whatever its space."""
+    p = unit.window.padding
+    mode = "constant" if unit.padding_mode == "zeros" else unit.padding_mode
+    padded = F.pad(x, (p, p, p, p), mode) if p else x
+    return unit.norm(sum(branch(padded, x) for branch in unit.branches))
+
+
+def random_units(kernel: int, branches: str, space: Space) -> list[EtmConv2d]:
+    """All strides and groupings; channel relations and padding modes in turn."""
+    units: list[EtmConv2d] = []
+    for stride, groups in itertools.product((1, 2), (1, 2, 4, 8)):  # 8 of 8: depthwise
+        turn = len(units) + kernel // 2
+        unit = EtmConv2d(
+            8, (8, 16)[(turn + turn // 4) % 2], kernel, stride, groups,
+            branches=branches, space=space, padding_mode=PADDING_MODES[turn % 3],
+        )  # fmt: skip
+        units.append(unit)
+    return units
+
+
+@pytest.mark.parametrize("space", ["activation", "kernel"])
+@pytest.mark.parametrize("branches", BRANCH_SETS)
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@torch.no_grad()
+def test_folded_unit_equals_the_sum_of_its_branches(
+    kernel: int, branches: str, space: Space
+) -> None:
+    torch.manual_seed(kernel)
+    generator = torch.Generator().manual_seed(kernel)
+    for index, unit in enumerate(random_units(kernel, branches, space)):
+        randomise(unit, generator)
+        unit.eval()
+        x = torch.randn(2, 8, *SIZES[index % len(SIZES)], generator=generator)
+        expected = sum_of_branches(unit, x)
+        assert expected.std() > 0.05
+        scale = expected.abs().max().item() if kernel == 7 else 1.0
+        folded = unit.fold_unit()
+        assert (folded(x) - expected).abs().max() <= 1e-5 * scale
+        assert (folded(x) - unit(x)).abs().max() <= 1e-5 * scale
+
+        precise, x64 = unit.double(), x.double()
+        error = (precise.fold_unit()(x64) - sum_of_branches(precise, x64)).abs().max()
+        assert error <= 1e-10, f"{unit.window}, {unit.padding_mode}"
+
+
+def test_every_kind_of_branch_is_in_the_set_all() -> None:
+    kinds = {type(b) for b in EtmConv2d(4, 4, 5, branches="all").branches}
+    # MirroredSquare contains the plain square.
+    assert kinds == set(BRANCH_SETS["all"])
+    assert {k for kinds in BRANCH_SETS.values() for k in kinds} - kinds == {Square}
+
+
+@pytest.mark.parametrize("branches", BRANCH_SETS)
+def test_folded_shape_does_not_depend_on_the_branches(branches: str) -> None:
+    conv = EtmConv2d(8, 16, 3, 2, 4, branches=branches, padding_mode="reflect").fold_unit()
+    plain = nn.Conv2d(8, 16, 3, 2, 1, groups=4, padding_mode="reflect")
+    assert repr(conv) == repr(plain)
+    assert {k: v.shape for k, v in conv.state_dict().items()} == {
+        k: v.shape for k, v in plain.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("space", ["activation", "kernel"])
+def test_off_is_convolution_and_batch_norm_while_training(space: Space) -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(6, 4, 3, 2, branches="off", space=space).train()
+    assert sum(p.numel() for p in unit.parameters()) == 4 * 6 * 9 + 2 * 4
+    reference = nn.Sequential(nn.Conv2d(6, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4)).train()
+    reference.load_state_dict({"0.weight": unit.get_parameter(FIRST_WEIGHT)}, strict=False)
+    x = torch.randn(3, 6, 9, 10)
+    torch.testing.assert_close(unit(x), reference(x))
+
+
+def test_kernel_space_is_the_sum_of_branches_in_training_too() -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(8, 8, 5, groups=2, branches="all", space="kernel").double().train()
+    randomise(unit, torch.Generator().manual_seed(0))
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    torch.testing.assert_close(unit(x), sum_of_branches(unit, x), rtol=0, atol=1e-10)
+
+
+def test_activation_space_adds_one_batch_norm_per_branch() -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(4, 4, 3, branches=[Square, Identity]).train()
+    x = torch.randn(5, 4, 6, 6)
+    convolved = F.conv2d(x, unit.get_parameter(FIRST_WEIGHT), padding=1)
+    expected = F.batch_norm(convolved, None, None, training=True)
+    expected = expected + F.batch_norm(x, None, None, training=True)
+    torch.testing.assert_close(unit(x), expected)
+
+
+# ------------------------------------------------------------------------------- the algebra
+
+
+def test_regroup_writes_the_same_map_with_fewer_groups() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 12, 5, 5, dtype=torch.float64)
+    for groups, target in [(12, 1), (6, 3), (12, 4), (4, 4)]:
+        kernel = torch.randn(24, 12 // groups, 3, 3, dtype=torch.float64)
+        wide = regroup(kernel, groups, target)
+        assert wide.shape == (24, 12 // target, 3, 3)
+        torch.testing.assert_close(
+            F.conv2d(x, wide, groups=target), F.conv2d(x, kernel, groups=groups)
+        )
+
+
+@pytest.mark.parametrize(("size1", "size2"), [(1, 3), (3, 1), (3, 3), (5, 3)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_compose_equals_one_convolution_after_the_other(
+    size1: int, size2: int, groups: int
+) -> None:
+    torch.manual_seed(0)
+    first = (torch.randn(6, 4 // groups, size1, size1).double(), torch.randn(6).double())
+    second = (torch.randn(8, 6 // groups, size2, size2).double(), torch.randn(8).double())
+    x = torch.randn(2, 4, 9, 10).double()
+    expected = F.conv2d(F.conv2d(x, *first, groups=groups), *second, groups=groups)
+    torch.testing.assert_close(
+        F.conv2d(x, *compose(first, second, groups), groups=groups), expected
+    )
+
+
+def test_closed_form_kernels() -> None:
+    a, c = 1 / (1 + 1e-5) ** 0.5, 0.0  # a fresh batch norm in evaluation
+    delta = torch.zeros(4, 2, 3, 3)
+    for out_channel, in_channel in enumerate([0, 1, 0, 1]):  # i = o mod (C / g)
+        delta[out_channel, in_channel, 1, 1] = a
+    identity = EtmConv2d(4, 4, 3, groups=2, branches=[Identity]).fold_unit()
+    torch.testing.assert_close(identity.weight.data, delta)
+    torch.testing.assert_close(identity.state_dict()["bias"], torch.full((4,), c))
+
+    mean = EtmConv2d(1, 1, 5, branches=[Mean]).fold_unit()
+    torch.testing.assert_close(mean.weight.data, torch.full((1, 1, 5, 5), a / 25))
+
+    mirrored = EtmConv2d(3, 2, 3, branches=[MirroredSquare]).fold_unit()
+    torch.testing.assert_close(mirrored.weight.data, mirrored.weight.data.flip(-1))
+
+    row = EtmConv2d(3, 2, 3, branches=[Row]).fold_unit()
+    assert row.weight[:, :, 1].abs().min() > 0
+    assert row.weight[:, :, [0, 2]].abs().max() == 0
+
+
+def test_sparser_branches_fold_into_a_denser_unit() -> None:
+    torch.manual_seed(0)
+    kinds: list[BranchFactory] = [
+        Square, partial(Point, groups=8), partial(SquarePoint, groups=4), DepthwisePoint
+    ]  # fmt: skip
+    unit = EtmConv2d(8, 8, 3, groups=2, branches=kinds).double().eval()
+    randomise(unit, torch.Generator().manual_seed(0))
+    x = torch.randn(1, 8, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(unit.fold_unit()(x), unit(x), rtol=0, atol=1e-10)
+
+
+# -------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("kind", [Square, Point, Row, SquarePoint, TwoSquares])
+def test_a_denser_branch_is_refused(kind: type) -> None:
+    with pytest.raises(FadepthError, match="2 groups is denser than its unit with 4"):
+        EtmConv2d(8, 8, 5, groups=4, branches=[Square, partial(kind, groups=2)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((4, 4, 3, 2), {"branches": [Identity]}, "needs stride 1"),
+        ((4, 8, 3), {"branches": [Identity]}, "4 -> 8"),
+        ((4, 8, 3), {"branches": [Mean]}, "4 -> 8"),
+        ((4, 4, 3), {"branches": [TwoSquares]}, "needs a 5x5 kernel"),
+        ((4, 4, 1), {"branches": [Point]}, "larger than 1x1"),
+        ((8, 8, 3), {"branches": [partial(Point, groups=3)]}, "3 groups do not divide"),
+        ((4, 4, 3), {"branches": []}, "at least one branch"),
+        ((4, 4, 3), {"branches": "repvgg"}, "unknown ETM branch set 'repvgg'"),
+        ((4, 4, 3), {"space": "kernels"}, "'activation' or 'kernel'"),
+        ((4, 4, 3), {"padding_mode": "circular"}, "padding_mode"),
+        ((4, 4, 4), {}, "kernel_size must be"),
+        ((4, 4, 3, 3), {}, "stride must be"),
+        ((4, 6, 3, 1, 4), {}, "4 does not divide 4 and 6"),
+    ],
+)
+def test_what_cannot_fold_is_refused_in_one_sentence(
+    arguments: tuple[int, ...], options: dict, message: str
+) -> None:
+    with pytest.raises(FadepthError, match=message) as error:
+        EtmConv2d(*arguments, **options)
+    assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------- fold(model)
+
+
+class Net(nn.Module):
+    training_only = ("extra",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(EtmConv2d(3, 4, 3, branches="all"), nn.ReLU())
+        self.twice = EtmConv2d(4, 4, 3, branches="rep", space="kernel")
+        self.again = self.twice
+        self.extra: nn.Module | None = nn.Conv2d(4, 1, 1)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.drop(self.twice(self.body(x))))
+
+
+def test_fold_leaves_a_model_in_training_as_it_was() -> None:
+    torch.manual_seed(0)
+    net = Net().train()
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    before = copy.deepcopy(net.state_dict())
+    random_state = torch.get_rng_state()
+    folded = fold(net)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(module.training for module in net.modules())
+    assert net.extra is not None
+    assert before.keys() == net.state_dict().keys()
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    owned = {p.data_ptr() for p in net.parameters()}
+    assert owned.isdisjoint(p.data_ptr() for p in folded.parameters())
+
+
+def test_fold_replaces_every_unit_and_drops_training_parts() -> None:
+    torch.manual_seed(0)
+    net = Net().double()
+    randomise(net, torch.Generator().manual_seed(0))
+    folded = fold(net)
+    assert not any(isinstance(m, EtmConv2d | nn.BatchNorm2d | Scale) for m in folded.modules())
+    assert not any(module.training for module in folded.modules())
+    assert "extra" not in dict(folded.named_children())
+    assert folded.twice is folded.again
+    x = torch.rand(1, 3, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), net.eval()(x), rtol=0, atol=1e-10)
+
+
+def test_fold_of_a_single_unit_and_of_a_model_without_etm() -> None:
+    assert type(fold(EtmConv2d(3, 4, 3))) is nn.Conv2d
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    folded = fold(plain)
+    assert folded is not plain and not folded.training and plain.training
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(folded(x), copy.deepcopy(plain).eval()(x))
+
+
+@pytest.mark.parametrize("channels", [3, 6, 16])
+def test_strided_1x1_in_channels_last_has_the_same_gradient(channels: int) -> None:
+    """Without the detour in `convolve` this corrupts memory for 3 and 6 channels (oneDNN 6035)."""
+    torch.manual_seed(0)
+    unit: Any = EtmConv2d(channels, 16, 3, 2, branches=[Point]).train()
+    x = torch.rand(8, channels, 64, 208)
+    weight = torch.rand(8, 16, 32, 104)
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        unit.to(memory_format=memory_format).zero_grad(set_to_none=True)
+        (unit(x.to(memory_format=memory_format)) * weight).mean().backward()
+        gradients.append(unit.get_parameter(FIRST_WEIGHT).grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)

@@ -1,0 +1,44 @@
+"""Evaluation: depth against ground truth, per image, by the preset's protocol.
+
+REQUIRED INPUTS: the data's manifest; a network's model.pt.
+OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png)
+"""
+
+
+rule evaluate_run:
+    """Evaluate one trained network on the evaluation split."""
+    input:
+        manifest=MANIFEST,
+        model="runs/{network}/model.pt",
+    output:
+        metrics="runs/{network}/metrics.json",
+        per_image="runs/{network}/per_image.csv",
+    log:
+        "logs/evaluate_run/{network}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        evaluation=lambda wildcards: run_of(wildcards.network).evaluation_identity,
+    shell:
+        "{FADEPTH} evaluate {wildcards.network} --manifest {input.manifest:q} {FLAGS}"
+        " --threads {threads} --log {log:q}"
+
+
+rule evaluate_baseline:
+    """Fit a trivial predictor to the training frames' ground truth and evaluate it."""
+    input:
+        manifest=MANIFEST,
+    output:
+        metrics="runs/{baseline}/metrics.json",
+        per_image="runs/{baseline}/per_image.csv",
+    log:
+        "logs/evaluate_baseline/{baseline}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        evaluation=lambda wildcards: run_of(wildcards.baseline).evaluation_identity,
+    shell:
+        "{FADEPTH} evaluate {wildcards.baseline} --manifest {input.manifest:q} {FLAGS}"
+        " --threads {threads} --log {log:q}"
