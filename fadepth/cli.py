@@ -118,8 +118,8 @@ def prepare(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Check (or render) the data, and list every file with its hash in a manifest."""
-    from fadepth.execution import prepare_data_of
     from fadepth.config import parse_config
+    from fadepth.execution import prepare_data_of
 
     set_up_logging("prepare_data", log_file)
     settings, origin = load_preset(preset, override)

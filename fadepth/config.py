@@ -182,6 +182,11 @@ class LossSettings(Settings):
     ssim_weight: float = Field(0.85, ge=0, le=1)
     smoothness_weight: float = Field(1e-3, ge=0)
     automask: bool = True
+    warp_at: Literal["full", "scale"] = Field(
+        "full",
+        description="size at which coarse scales are compared: full (monodepth2), or their own, "
+        "as before monodepth2 (SfMLearner); the latter is cheap",
+    )
     pyramid: PyramidSettings = PyramidSettings()
     apx: ApxSettings = ApxSettings()
 

@@ -31,6 +31,7 @@ from fadepth.training import Interrupted, Job, Training, load_depth_network, pre
 
 log = logging.getLogger(__name__)
 
+
 def set_threads(threads: int) -> None:
     """Torch uses exactly the threads that the workflow granted."""
     torch.set_num_threads(threads)
@@ -49,9 +50,7 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
     def tell(done: int, total: int) -> None:
         log.info("%s: %d of %d", "scenes and files" if done < total else "done", done, total)
 
-    manifest = prepare_data(
-        settings, output, base=Path.cwd(), workers=threads, progress=tell
-    )
+    manifest = prepare_data(settings, output, base=Path.cwd(), workers=threads, progress=tell)
     counts = ", ".join(f"{len(frames)} {split}" for split, frames in manifest.splits.items())
     log.info("%s frames listed in %s", counts, output)
 
@@ -59,7 +58,7 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
 def train_run(
     run: Run, runs: Path, manifest_path: Path, targets: Path | None, threads: int
 ) -> None:
-    """Rules `train_teacher` and `train_student`: everything that `runs/<id>/` holds of a training."""
+    """Rules `train_teacher` and `train_student`: what `runs/<id>/` holds of one."""
     assert run.kind != "baseline", "baselines are fitted in their evaluation"
     set_threads(threads)
     manifest = Manifest.read(manifest_path)

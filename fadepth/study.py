@@ -33,7 +33,7 @@ Baseline = Literal["constant", "row_median", "pixel_median"]
 #: Modules that a training's result depends on, whatever it trains (paths below the package).
 TRAINING_CODE = (
     "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "models/posenet.py",
-    "losses/masks.py", "losses/photometric.py",
+    "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
 TEACHER_CODE = ("models/hqdec.py", "models/efficientnetv2.py")
@@ -50,7 +50,7 @@ BASELINE_LABELS: dict[Baseline, str] = {
 
 
 class Factor(Settings):
-    """One thing that a study varies: levels by name, each a set of overrides; the first is plain."""
+    """One thing that a study varies: named levels, each a set of overrides; the first is plain."""
 
     label: str
     levels: dict[str, dict[str, Any]]

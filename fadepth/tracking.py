@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,8 +45,14 @@ _HASHES = ("config_hash", "data_hash", "code_hash")
 _MANIFEST_KEYS = (
     *("run_id", "kind", "row", "study", "factors", "seed", "scale", "dataset", "status"),
     *("started", "ended", "commit", "dirty", *_HASHES, "command", "teacher"),
-    "parameters_inference",
 )
+#: Runs are told apart by colour in every chart; MLflow's own draw may give two runs the same.
+#: Variants take Okabe and Ito's palette (safe for colour-blind readers; its yellow darkened for a
+#: white page), reference rows a violet and greys.
+_VARIANT_COLORS = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#D0C000", "#0072B2", "#D55E00", "#CC79A7"),
+)
+_REFERENCE_COLORS = ("#7F3C8D", "#666666", "#999999", "#C8C8C8")
 _FILES = ("config.yaml", "manifest.json", "metrics.json", "per_image.csv")
 
 
@@ -294,20 +301,38 @@ def _read_replays(runs: Path, run_ids: list[str]) -> list[_Replay]:
     for run_id in run_ids:
         path = runs / run_id / "manifest.json"
         manifests[run_id] = read_json(path, _MANIFEST_KEYS, f"start {run_id} again")
-    seeds: dict[str, set[int]] = {}
-    for manifest in manifests.values():
-        seeds.setdefault(manifest["row"], set()).add(manifest["seed"])
+    names = _names(manifests)
     baseline = _baseline(manifests)
     base_config = {} if baseline is None else _flat_config(runs / baseline / "config.yaml")
+    colors = _colors(manifests)
     replays = []
     for order, (run_id, manifest) in enumerate(manifests.items()):
-        several = len(seeds[manifest["row"]]) > 1
-        name = manifest["row"] + (f" · seed {manifest['seed']}" if several else "")
-        plain = _read_replay(runs / run_id, manifest, name)
+        plain = _read_replay(runs / run_id, manifest, names[run_id])
         note = _note(runs / run_id, manifest, base_config, is_baseline=run_id == baseline)
         extra = {"mlflow.note.content": note, "order": f"{order:03d}"}
+        extra["mlflow.runColor"] = colors[manifest["row"]]
         replays.append(replace(plain, tags={**plain.tags, **extra}))
     return replays
+
+
+def _names(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The row's label, with the seed where it has several, and the hash where that is not enough.
+
+    The last happens when a setting was changed and the older runs were kept.
+    """
+    seeds: dict[str, set[int | None]] = {}
+    for manifest in manifests.values():
+        seeds.setdefault(manifest["row"], set()).add(manifest["seed"])
+    names = {
+        run_id: manifest["row"]
+        + (f" · seed {manifest['seed']}" if len(seeds[manifest["row"]]) > 1 else "")
+        for run_id, manifest in manifests.items()
+    }
+    count = Counter(names.values())
+    return {
+        run_id: f"{name} · {run_id.rpartition('-')[2]}" if count[name] > 1 else name
+        for run_id, name in names.items()
+    }
 
 
 def _baseline(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -315,6 +340,18 @@ def _baseline(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
     students = {i: m for i, m in manifests.items() if row_kind(m["kind"]) == "variant"}
     plain = (i for i, m in students.items() if set(m["factors"].values()) <= {"off"})
     return next(plain, next(iter(students), None))
+
+
+def _colors(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """One colour a row, seeds of a row alike."""
+    kinds = {manifest["row"]: row_kind(manifest["kind"]) for manifest in manifests.values()}
+    variants = [row for row, kind in kinds.items() if kind == "variant"]
+    others = [row for row in kinds if row not in variants]
+    return {
+        row: palette[index % len(palette)]
+        for rows, palette in ((variants, _VARIANT_COLORS), (others, _REFERENCE_COLORS))
+        for index, row in enumerate(rows)
+    }
 
 
 def _read_replay(folder: Path, manifest: Mapping[str, Any], name: str) -> _Replay:
@@ -329,8 +366,8 @@ def _read_replay(folder: Path, manifest: Mapping[str, Any], name: str) -> _Repla
         evaluation = read_json(folder / "metrics.json", keys, again)
         results = {f"test/{name}": evaluation["metrics"][name] for name in METRICS}
         protocol = evaluation["protocol"]
-    if manifest["parameters_inference"] is not None:
-        results["model/parameters_m"] = manifest["parameters_inference"] / 1e6
+    if (parameters := manifest.get("parameters_inference")) is not None:
+        results["model/parameters_m"] = parameters / 1e6
     params = {key: str(value) for key, value in manifest["factors"].items()}
     if manifest["seed"] is not None:
         params["seed"] = str(manifest["seed"])
@@ -579,7 +616,8 @@ def _log(
     metrics = [
         # MLflow stores an infinity as the largest float, which would flatten every chart.
         Metric(key, value if math.isfinite(value) else math.nan, point.milliseconds, point.step)
-        for point in [*points, replay.results]
+        # Results first: the compare page preselects the metric that was logged first.
+        for point in [replay.results, *points]
         for key, value in point.values.items()
     ]
     tags = {
@@ -609,10 +647,14 @@ def _log_panels(client: "MlflowClient", run_id: str, replay: _Replay) -> None:
         with Image.open(path) as image:
             # The client takes the present time for 0, as of a folder without times.
             when = max(replay.results.milliseconds, 1)
-            key = "panels/" + re.sub(r"[^\w\-. ]", "_", path.stem, flags=re.ASCII)
+            picture = image.convert("RGB")
             client.log_image(
-                run_id, image.convert("RGB"), key=key, step=0, timestamp=when, synchronous=True
+                run_id, picture, key=_panel_key(path), timestamp=when, synchronous=True
             )
+
+
+def _panel_key(path: Path) -> str:
+    return "panels/" + re.sub(r"[^\w\-. ]", "_", path.stem, flags=re.ASCII)
 
 
 def _describe(
@@ -623,21 +665,22 @@ def _describe(
         key for replay in replays for key in replay.params if key not in ("seed", "kind")
     )
     scales = sorted({replay.tags["scale"] for replay in replays if "scale" in replay.tags})
-    lines = [f"**{name}**: one run a row and seed, replayed from `runs/`."]
-    if warning := scale_warning(", ".join(scales)):
-        lines.append(f"**{warning}**")
+    # The page shows the first line only until it is unfolded.
+    warning = scale_warning(", ".join(scales))
+    head = f"**{name}**" + (f" (**{warning}**)" if warning else "")
+    lines = [f"{head}: one run a row and seed, replayed from `runs/`."]
     lines.append("Metrics on the test frames are under `test/`, losses under `train/`.")
     client.set_experiment_tag(experiment_id, "mlflow.note.content", "\n\n".join(lines))
     for key, only in (("all", ""), ("variants", "params.kind = 'variant'")):
-        state = json.dumps(_view_state(list(factors), only))
-        client.set_experiment_tag(experiment_id, _VIEW + key, state)
+        state = _view_state(list(factors), only) | _charts(replays)
+        client.set_experiment_tag(experiment_id, _VIEW + key, json.dumps(state))
 
 
 def _view_state(factors: list[str], search: str) -> dict[str, Any]:
     """State of the runs page as MLflow 3.17.2 keeps it; its form is not documented."""
-    columns = [*[f"params.`{name}`" for name in (*factors, "seed")]]
-    columns += [f"metrics.`test/{name}`" for name in METRICS]
-    columns += ["metrics.`model/parameters_m`"]
+    params = [f"params.`{name}`" for name in (*factors, "seed")]
+    metrics = [f"metrics.`test/{name}`" for name in METRICS] + ["metrics.`model/parameters_m`"]
+    order = ["attributes.`Run Name`", *params, *metrics, "duration", "runDateAndNestInfo"]
     return {
         "searchFilter": search,
         "orderByKey": "metrics.`test/abs_rel`",
@@ -646,17 +689,71 @@ def _view_state(factors: list[str], search: str) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
+        "selectedColumns": [*params, *metrics],
+        "columnOrder": order,
+        "columnWidths": {
+            **dict.fromkeys(params, 75),
+            **dict.fromkeys(metrics, 95),
+            "attributes.`Run Name`": 190,
+        },
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},
+        # The default shows ten runs; a study with its reference rows has more.
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": True,
         "groupBy": None,
         "groupsExpanded": {},
         "useGroupedValuesInCharts": True,
         "autoRefreshEnabled": True,
+    }
+
+
+def _charts(replays: Sequence[_Replay]) -> dict[str, Any]:
+    """Test metrics first, in the table's order, then the panels; the UI adds the curves."""
+    panels = sorted({_panel_key(path) for replay in replays for path in replay.panels})
+    curves = {key for replay in replays for point in replay.history[:1] for key in point.values}
+    curve_sections = sorted({key.rpartition("/")[0] for key in curves if "/" in key})
+    names = ["test", *(["panels"] if panels else []), *curve_sections, "model"]
+    common = {"isGenerated": True, "deleted": False}
+    sections = [
+        {"uuid": name, "name": name, "display": True, "isReordered": False, **common}
+        for name in dict.fromkeys(names)
+    ]
+    for section in sections:
+        if section["name"] == "panels":
+            # One card a line, high enough for the ten runs that MLflow shows in it.
+            section |= {"columns": 1, "cardHeight": 1150}
+    bars = [
+        {
+            "type": "BAR",
+            "uuid": f"bar-{name}",
+            "metricSectionId": "test",
+            "metricKey": f"test/{name}",
+            "displayName": f"{name} ({'lower' if better == 'lower' else 'higher'} is better)",
+            "runsCountToCompare": 100,
+            **common,
+        }
+        for name, better in METRICS.items()
+    ]
+    images = [
+        {
+            "type": "IMAGE",
+            "uuid": key,
+            "metricSectionId": "panels",
+            "imageKeys": [key],
+            "step": 0,
+            "showRunParams": False,
+            "runsCountToCompare": 100,
+            **common,
+        }
+        for key in panels
+    ]
+    return {
+        "compareRunCharts": [*bars, *images],
+        "compareRunSections": sections,
+        "isAccordionReordered": True,
     }
 
 

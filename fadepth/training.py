@@ -228,8 +228,8 @@ class Training:
         self.steps_per_epoch = self.settings.steps_per_epoch or full
         if self.steps_per_epoch < 1:
             raise FadepthError(
-                f"training.batch_size is {self.settings.batch_size} but the training split has only "
-                f"{len(self.frames)} frames: choose a smaller batch"
+                f"training.batch_size is {self.settings.batch_size} but there are only "
+                f"{len(self.frames)} training frames: choose a smaller batch"
             )
         self.steps = self.epochs * self.steps_per_epoch
         self.apx = job.kind == "student" and self.config.loss.apx.enabled
@@ -243,7 +243,7 @@ class Training:
             self.targets = TeacherTargets(job.targets, len(self.frames))
 
     def batches(self, first_step: int) -> Iterator[dict[str, Tensor]]:
-        """Batches from `first_step` on; which frames and how altered depends on (seed, step) only."""
+        """Batches from `first_step` on; their frames and augmentation depend on (seed, step)."""
         for epoch in range(first_step // self.steps_per_epoch, self.epochs):
             order = EpochBatches(
                 len(self.frames),
@@ -308,6 +308,7 @@ class Training:
             loss.pyramid,
             jitter=self.config.data.jitter,
             ssim_weight=loss.ssim_weight,
+            warp_at=loss.warp_at,
             epoch=step / self.steps_per_epoch,
             generator=generator_of(self.job.seed, 2, step),
         )

@@ -30,9 +30,6 @@ Progress = Callable[[int, int], None]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FORMAT = 1
 
-#: Part of a synthetic data set's identity where the generator states no version of its own.
-SYNTHETIC_VERSION = 1
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -174,8 +171,8 @@ def data_identity(config: DataSettings, base: Path) -> str:
         FadepthError: a split list is absent.
     """
     if config.source == "synthetic":
-        settings = config.synthetic.model_dump(mode="json")
-        return _short_hash(json.dumps([_generator_version(), settings], sort_keys=True).encode())
+        parts_of_pixels = [synthetic.GENERATOR_VERSION, config.synthetic.model_dump(mode="json")]
+        return _short_hash(json.dumps(parts_of_pixels, sort_keys=True).encode())
     folder = base / expand(config.splits)
     parts = [config.name.encode()]
     for split in SPLITS:
@@ -188,10 +185,6 @@ def data_identity(config: DataSettings, base: Path) -> str:
                 "folder that holds train_files.txt, val_files.txt and test_files.txt"
             ) from None
     return _short_hash(b"\0".join(parts))
-
-
-def _generator_version() -> int:
-    return int(getattr(synthetic, "GENERATOR_VERSION", SYNTHETIC_VERSION))
 
 
 def _where(key: str, value: str) -> str:

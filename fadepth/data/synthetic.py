@@ -41,7 +41,7 @@ CAMERA_HEIGHT = 1.65
 MAX_DEPTH = 255.0  # the largest depth a uint16 of 1/256 m can hold, rounded down
 
 # Part of every completion marker: raise it whenever the same seed gives other pixels.
-_RENDERER_VERSION = 1
+GENERATOR_VERSION = 1
 # Drive numbers are fixed per split, so that more scenes in one split leave the others as they are.
 _FIRST_DRIVE = {"train": 1, "val": 4001, "test": 6001}
 _LAST_DRIVE = {"train": 4000, "val": 6000, "test": 9999}
@@ -1327,7 +1327,7 @@ class _Job(NamedTuple):
         return self.folder / "image_02" / "data" / name, depth / name
 
     def parameters(self) -> str:
-        values: dict[str, int] = {"renderer": _RENDERER_VERSION} | self._asdict()
+        values: dict[str, int] = {"renderer": GENERATOR_VERSION} | self._asdict()
         del values["root"]
         return json.dumps(values, sort_keys=True) + "\n"
 

@@ -6,6 +6,7 @@ any public source; which one it is remains open, and this choice is [derived].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from fadepth.config import LossSettings
 from fadepth.geometry import disparity_to_depth, inverse_warp
 from fadepth.losses.masks import automask
+from fadepth.losses.ssim import Moments, local_moments, ssim_distance
 
 
 @dataclass(frozen=True)
@@ -32,34 +34,49 @@ class Views:
     intrinsics: Tensor
     poses: Sequence[Tensor]
 
+    @cached_property
+    def moments(self) -> Moments:
+        """`local_moments` of the target, which every warp is compared with."""
+        return local_moments(self.target)
+
+    def resized(self, height: int, width: int) -> "Views":
+        """The same views at another size: images by area, cameras by the half-pixel rule."""
+        if (height, width) == tuple(self.target.shape[-2:]):
+            return self
+        down = [F.interpolate(image, (height, width), mode="area") for image in self.images]
+        factors = [width / self.target.shape[-1], height / self.target.shape[-2]]
+        scale = torch.tensor([*factors, 1.0]).to(self.intrinsics).view(3, 1)
+        intrinsics = self.intrinsics * scale
+        # Pixel centres are integers: the image begins half a pixel before the first one.
+        intrinsics[:, :2, 2:] += 0.5 * (scale[:2] - 1)
+        return Views(down[0], down[1:], intrinsics, self.poses)
+
+    @property
+    def images(self) -> list[Tensor]:
+        """Target first, then the sources."""
+        return [self.target, *self.sources]
+
     def with_detached_poses(self) -> "Views":
         """The same views, with motions that take no gradient."""
         poses = [pose.detach() for pose in self.poses]
         return Views(self.target, self.sources, self.intrinsics, poses)
 
 
-def ssim_distance(a: Tensor, b: Tensor) -> Tensor:
-    """clamp((1 - SSIM) / 2, 0, 1) of images (B, C, H, W) in [0, 1], per pixel and channel.
+def photometric_error(
+    a: Tensor,
+    b: Tensor,
+    ssim_weight: float = 0.85,
+    b_moments: Moments | None = None,
+) -> Tensor:
+    """pe(a, b) = w (1 - SSIM) / 2 + (1 - w) |a - b|, channels averaged: (B, 1, H, W).
 
-    SSIM over 3 x 3 means with reflected borders, C1 = 0.01^2, C2 = 0.03^2 (monodepth2).
+    Arguments as in `ssim_distance`.
     """
-    channels = a.shape[1]
-    moments = torch.cat([a, b, a * a, b * b, a * b], 1)
-    means = F.avg_pool2d(F.pad(moments, (1, 1, 1, 1), mode="reflect"), 3, 1)
-    mean_a, mean_b, aa, bb, ab = means.split(channels, 1)
-    c1, c2 = 0.01**2, 0.03**2
-    product, squares = mean_a * mean_b, mean_a**2 + mean_b**2
-    numerator = (2 * product + c1) * (2 * (ab - product) + c2)
-    denominator = (squares + c1) * (aa + bb - squares + c2)
-    return ((1 - numerator / denominator) / 2).clamp(0, 1)
-
-
-def photometric_error(a: Tensor, b: Tensor, ssim_weight: float = 0.85) -> Tensor:
-    """pe(a, b) = w (1 - SSIM) / 2 + (1 - w) |a - b|, channels averaged: (B, 1, H, W)."""
-    absolute = (a - b).abs().mean(1, keepdim=True)
+    difference = a.view(len(a) // len(b), *b.shape) - b
+    absolute = difference.abs().view(a.shape).mean(1, keepdim=True)
     if ssim_weight == 0:
         return absolute
-    structure = ssim_distance(a, b).mean(1, keepdim=True)
+    structure = ssim_distance(a, b, b_moments).mean(1, keepdim=True)
     return ssim_weight * structure + (1 - ssim_weight) * absolute
 
 
@@ -80,16 +97,16 @@ def warped_error(views: Views, depth: Tensor, ssim_weight: float) -> tuple[Tenso
         views.intrinsics.repeat(count, 1, 1),
         torch.cat(list(views.poses)),
     )
-    target = views.target.repeat(count, 1, 1, 1)
-    error = photometric_error(warped, target, ssim_weight)
+    error = photometric_error(warped, views.target, ssim_weight, views.moments)
     smallest = error.view(count, *depth.shape).amin(0)
     return smallest, visible.view(count, *depth.shape).any(0)
 
 
 def identity_error(views: Views, ssim_weight: float) -> Tensor:
     """Smallest photometric error (B, 1, H, W) of the sources as they are, without a warp."""
-    errors = [photometric_error(source, views.target, ssim_weight) for source in views.sources]
-    return torch.stack(errors).amin(0)
+    sources = torch.cat(list(views.sources))
+    error = photometric_error(sources, views.target, ssim_weight, views.moments)
+    return error.view(len(views.sources), -1, *error.shape[1:]).amin(0)
 
 
 def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
@@ -131,7 +148,8 @@ def base_loss(
 ) -> BaseLoss:
     """Mean over scales of the masked photometric error and of smoothness (monodepth2).
 
-    Every scale is upsampled to full size before warping. With the auto-mask, the unwarped sources
+    Every scale is upsampled to full size before warping, or (`warp_at: scale`) compared at its own
+    size with smaller images, which costs a fraction. With the auto-mask, the unwarped sources
     join the minimum, with noise of 1e-5 to break ties; the pixels that they win give no gradient.
     The smoothness weight is divided by the scale's down-sampling factor.
 
@@ -142,22 +160,24 @@ def base_loss(
         noise: source of the tie-breaking noise, seeded by the caller.
     """
     target, weight = views.target, settings.ssim_weight
-    still = identity_error(views, weight)
-    still = still + 1e-5 * torch.randn(still.shape, generator=noise).to(still)
-    photometric = target.new_zeros(())
-    smooth = target.new_zeros(())
-    finest: tuple[Tensor, Tensor] | None = None
+    photometric, smooth = target.new_zeros(()), target.new_zeros(())
+    finest: tuple[Tensor, Tensor, Tensor] | None = None
     for disparity in disparities:
-        depth = disparity_to_depth(upsample(disparity, target))
-        error, visible = warped_error(views, depth, weight)
-        finest = finest or (error, visible)
+        own = views.resized(*disparity.shape[-2:])
+        seen = own if settings.warp_at == "scale" else views
+        error, visible = warped_error(
+            seen, disparity_to_depth(upsample(disparity, seen.target)), weight
+        )
+        if finest is None or settings.warp_at == "scale":
+            still = identity_error(seen, weight)
+            still = still + 1e-5 * torch.randn(still.shape, generator=noise).to(still)
+        finest = finest or (error, visible, still)
         kept = torch.minimum(error, still) if settings.automask else error
         photometric = photometric + kept.mean() / len(disparities)
         factor = target.shape[-2] / disparity.shape[-2]
-        image = F.interpolate(target, disparity.shape[-2:], mode="area")
-        smooth = smooth + smoothness(disparity, image) / factor / len(disparities)
+        smooth = smooth + smoothness(disparity, own.target) / factor / len(disparities)
     assert finest is not None, "a network returns at least one disparity"
-    moving = automask(finest[0], still) if settings.automask else torch.ones_like(finest[1])
+    moving = automask(finest[0], finest[2]) if settings.automask else torch.ones_like(finest[1])
     return BaseLoss(
         total=photometric + settings.smoothness_weight * smooth,
         photometric=photometric.detach(),

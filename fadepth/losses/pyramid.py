@@ -101,6 +101,7 @@ def pyramid_loss(
     *,
     jitter: JitterSettings,
     ssim_weight: float,
+    warp_at: str,
     epoch: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,6 +116,7 @@ def pyramid_loss(
         settings: levels, switches and weights.
         jitter: strength of the relighting.
         ssim_weight: of the photometric error.
+        warp_at: "full", or "scale": compare level l at its own size, and its finest scale only.
         epoch: fractional epoch, for the warm-up of the consistency weight.
         generator: source of flips and jitter, seeded by the caller.
 
@@ -133,11 +135,15 @@ def pyramid_loss(
         total_weight += weight
         disparities = [unaltered(view, output, clean) for output in outputs]
         if settings.photometric:
-            used = disparities if view.level == 0 else disparities[:1]
+            used = disparities if view.level == 0 and warp_at == "full" else disparities[:1]
             scales = [0.5**s for s in range(len(used))]
+            size = view.image.shape[-2:] if warp_at == "scale" else clean.shape[-2:]
+            seen = views.resized(*size)
+            mask = F.interpolate(visible.to(clean.dtype), size, mode="area")
             for disparity, scale in zip(used, scales, strict=True):
-                error, _ = warped_error(views, disparity_to_depth(disparity), ssim_weight)
-                term = masked_mean(error, visible)
+                depth = disparity_to_depth(upsample(disparity, seen.target))
+                error, _ = warped_error(seen, depth, ssim_weight)
+                term = masked_mean(error, mask)
                 photometric = photometric + weight * scale / sum(scales) * term
         agreement = agreement + weight * consistency(disparities[0], reference, visible)
     photometric, agreement = photometric / total_weight, agreement / total_weight

@@ -84,7 +84,7 @@ def summarise(x: Tensor) -> Summary:
     """The statistics of a feature map (B, C, H, W), without gradient.
 
     What reads them (the coefficients) learns; the features are not bent to steer them. The gradient
-    would carry the factor gamma, zero at start, and cost a quarter of a training step.
+    would carry the factor gamma, zero at start, and lengthen a training step by about a tenth.
     """
     mean = x.mean((2, 3))
     # torch.var_mean is several times slower than two means on channels-last tensors.
@@ -95,10 +95,11 @@ def summarise(x: Tensor) -> Summary:
 class AdaCoeff(nn.Module):
     """Input-adaptive weight of an injected map y that is added to a base map x. [derived]
 
-    lambda(x, y) = gamma * 2 sigmoid(s_channel + s_spatial) and x + lambda * y, where s_channel is a
-    two-layer perceptron of both maps' channel statistics and s_spatial a 5x5 convolution of their
-    means and maxima over the channels. gamma is learned and zero at start, as HQDec's fixed
-    coefficient maps are, so |lambda| <= 2 |gamma|; unlike those maps, it fits any resolution.
+    The sum is x + lambda * y with lambda(x, y) = gamma * 2 sigmoid(s_channel + s_spatial), where
+    s_channel is a two-layer perceptron of both maps' channel statistics and s_spatial a 5x5
+    convolution of their means and maxima over the channels. gamma is learned and zero at start, as
+    HQDec's fixed coefficient maps are, so |lambda| <= 2 |gamma|; unlike those maps, it fits any
+    resolution.
 
     `outputs` is `channels` for a weight per channel, or 1 for one weight per pixel.
     """
@@ -111,16 +112,12 @@ class AdaCoeff(nn.Module):
         self.spatial = nn.Conv2d(4, 1, 5, padding=2, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1, outputs, 1, 1))
 
-    def coefficient(self, base: Summary, injected: Summary) -> Tensor:
+    def forward(self, base: Summary, injected: Summary) -> Tensor:
         """lambda, (B, outputs, H, W), from the summaries of x and y."""
         channel = self.reduce(torch.cat((base.channel, injected.channel), dim=1))
         channel = self.expand(F.elu(channel))[:, :, None, None]
         spatial = self.spatial(torch.cat((base.spatial, injected.spatial), dim=1))
         return 2 * self.gamma * torch.sigmoid(channel + spatial)
-
-    def forward(self, base: Tensor, summary: Summary, injected: Tensor) -> Tensor:
-        """`base` + lambda * `injected`, with lambda from `summary` (of x) and of `injected`."""
-        return torch.addcmul(base, self.coefficient(summary, summarise(injected)), injected)
 
 
 class ChannelAttention(nn.Module):
@@ -250,7 +247,7 @@ class RefineBlock(nn.Module):
             y = branch(z)
             # The coefficient sees the branch before its channel attention: one summary for both.
             summary = summarise(y)
-            weight = coeff.coefficient(base, summary)
+            weight = coeff(base, summary)
             out = torch.addcmul(out, weight, attention(y, summary.spatial))
         return F.elu(out)
 
@@ -337,12 +334,13 @@ class AxialSampler(nn.Module):
         below, right = -x.shape[2] % self.stride, -x.shape[3] % self.stride
         if below or right:
             x = F.pad(x, (0, right, 0, below), mode="replicate")
-        main = self.main(x)
-        return F.elu(self.coeff(main, summarise(main), self.side(x)))
+        main, side = self.main(x), self.side(x)
+        weight = self.coeff(summarise(main), summarise(side))
+        return F.elu(torch.addcmul(main, weight, side))
 
 
 def blur_kernel() -> Tensor:
-    """The binomial kernel [1 2 1]^T [1 2 1] / 16, (1, 1, 3, 3); its response at period 2 is zero."""
+    """The kernel [1 2 1]^T [1 2 1] / 16, (1, 1, 3, 3); its response at period 2 is zero."""
     row = torch.tensor([1.0, 2.0, 1.0]) / 4
     return torch.outer(row, row)[None, None]
 
@@ -395,7 +393,8 @@ class Upsampler(nn.Module):
         """x (B, C, ceil(H/2), ceil(W/2)) to (B, C, H, W) with `size` = (H, W)."""
         # Cropping an odd size keeps the factor 2 exact and undoes the encoder's rounding up.
         base = self.base(crop(upsample(x), size))
-        return self.coeff(base, summarise(base), crop(self.detail(x), size))
+        detail = crop(self.detail(x), size)
+        return torch.addcmul(base, self.coeff(summarise(base), summarise(detail)), detail)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -411,8 +410,9 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 class DisparityHead(nn.Module):
     """HeadV2: sigmoid(a * sigmoid(T)), a from a 3x3 convolution, T from the global map. [HQDec]
 
-    [derived]: the bias of `conv`. With a bias of zero the disparity starts at 0.5, which means
-    0.2 m; here it starts near INITIAL_DISPARITY, because sigmoid(T) is about 1/2 at start.
+    [derived]: the start. With zero biases the disparity starts at 0.5, which means 0.2 m; here it
+    starts near INITIAL_DISPARITY by the bias of `conv`, with sigmoid(T) close to 1/2 by small
+    weights of `gate`. The formula itself is unchanged.
     """
 
     def __init__(self, level: Level, stride: int) -> None:
@@ -422,6 +422,8 @@ class DisparityHead(nn.Module):
         self.global_map = GlobalMap(level.channels, level, stride)
         self.gate = Pointwise(self.global_map.width, 1)
         logit = math.log(INITIAL_DISPARITY / (1 - INITIAL_DISPARITY))
+        nn.init.normal_(self.gate.weight, std=0.01)
+        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.conv.bias, 2 * logit)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -431,8 +433,10 @@ class DisparityHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """HQDec's data flow [HQDec]: at each level the encoder's feature, all finer features brought
-    down by axial samplers, and the upsampled coarser map are fused.
+    """HQDec's data flow over the encoder's five features. [HQDec]
+
+    At each level the feature, all finer features brought down by axial samplers, and the upsampled
+    coarser map are fused (R: RefineBlock, CT: ConvBlock, Up: Upsampler):
 
         b_j = R(CT f_j) + u_(j+1) + sum over i < j of AdaCoeff * R(CT(sampler_ij f_i))
         u_j = Up(R(CT b_j))
@@ -451,20 +455,19 @@ class Decoder(nn.Module):
 
         self.bridge = nn.Sequential(*refined(channels[4], levels[3], 32))
         self.bridge_up = Upsampler(levels[3], 32)
-        self.lateral, self.sampled = nn.ModuleList(), nn.ModuleList()
-        self.coeffs, self.reduce = nn.ModuleList(), nn.ModuleList()
+        self.lateral, self.reduce = nn.ModuleList(), nn.ModuleList()
         self.up, self.heads = nn.ModuleList(), nn.ModuleList()
+        # Keys such as "0_to_2".
+        self.sampled, self.coeffs = nn.ModuleDict(), nn.ModuleDict()
         for j in range(4):
             stride, level = 2 ** (j + 1), levels[j]
             self.lateral.append(nn.Sequential(*refined(channels[j], level, stride)))
-            self.sampled.append(nn.ModuleDict())
-            self.coeffs.append(nn.ModuleDict())
             # The nearest finer levels are kept where `depth` asks for fewer than all.
-            for i in range(j - scale_blocks(j, depth), j) if j else ():
+            for i in range(max(0, j - scale_blocks(j, depth)), j):
                 sampler = AxialSampler(channels[i], 2 ** (j - i), depth)
                 path = nn.Sequential(sampler, *refined(channels[i], level, stride))
-                self.sampled[j][str(i)] = path
-                self.coeffs[j][str(i)] = AdaCoeff(channels[j], channels[j])
+                self.sampled[f"{i}_to_{j}"] = path
+                self.coeffs[f"{i}_to_{j}"] = AdaCoeff(channels[j], channels[j])
             self.reduce.append(nn.Sequential(*refined(channels[j], below[j], stride)))
             self.up.append(Upsampler(below[j], stride))
             if j < 3:
@@ -472,12 +475,12 @@ class Decoder(nn.Module):
 
     def fuse(self, j: int, features: list[Tensor], coarser: Tensor) -> Tensor:
         """b_j of the class docstring."""
-        base = self.lateral[j](features[j]) + coarser
-        if j == 0:
-            return base
-        summary, out = summarise(base), base
-        for i, path in self.sampled[j].items():
-            out = self.coeffs[j][i](out, summary, path(features[int(i)]))
+        out: Tensor = self.lateral[j](features[j]) + coarser
+        base = summarise(out) if j else None
+        for i in range(j):
+            if (key := f"{i}_to_{j}") in self.sampled:
+                y = self.sampled[key](features[i])
+                out = torch.addcmul(out, self.coeffs[key](base, summarise(y)), y)
         return out
 
     def forward(self, features: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
@@ -504,7 +507,8 @@ class HQDecV2(nn.Module):
 
     Args:
         width: scales all channels, of encoder, decoder and attention; 1 is EfficientNetV2-S.
-        depth: scales the repeats of encoder blocks and of the decoder's attention and axial blocks.
+        depth: scales the repeats of encoder blocks, of the decoder's attention and axial blocks,
+            and, below 1, the number of finer features that are fused at a level (nearest first).
         adacoeff, upsampler_v2, global_map: the v2 forms of HQDec's coefficient maps, upsampler and
             patch transformer. The resolution-bound v1 forms (False) are not built yet.
 

@@ -122,6 +122,16 @@ def test_projection_drops_points_behind_the_scanner_and_outside() -> None:
     assert not kitti.project_velodyne(scan, matrix, 3, 4).any()
 
 
+def test_points_between_scanner_and_camera_stay_with_their_forward_distance() -> None:
+    # The camera stands 1 m before the scanner here: z = x - 1, and such points appear mirrored.
+    matrix = np.array([[0.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, -1]])
+    scan = np.array([[0.5, -1, -1, 0], [0, -1, -3, 0]], dtype=np.float32)
+    forward = kitti.project_velodyne(scan, matrix, 4, 4)
+    assert forward[1, 1] == 0.5
+    assert np.count_nonzero(forward) == 1  # the other point has x = 0
+    assert not kitti.project_velodyne(scan, matrix, 4, 4, depth="camera_z").any()
+
+
 def test_projection_agrees_with_kittis_own(root: Path) -> None:
     # KITTI depth's projection of the same scan (another program, without the shift by one) and
     # its improved ground truth, both camera z.

@@ -59,6 +59,13 @@ def test_row_median_pools_rows_and_fills_empty_ones(tmp_path: Path) -> None:
     assert baseline(frames[0]) is baseline.disparity
 
 
+def test_native_pixels_go_to_the_cell_that_covers_their_centre(tmp_path: Path) -> None:
+    # Centres of 5 rows in units of 4: 0.4, 1.2, 2.0, 2.8, 3.6.
+    depth = np.tile([[4.0], [8.0], [16.0], [32.0], [64.0]], (1, 3))
+    baseline = fit_baseline("row_median", write(tmp_path, [depth]), tmp_path, DENSE, 4, 3)
+    np.testing.assert_allclose(1 / baseline.disparity[:, 0], [4, 8, 24, 64])
+
+
 def test_pixel_median_falls_back_to_its_row(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     depths = [rng.integers(256, 60 * 256, (6, 10)) / 256 for _ in range(MIN_SAMPLES)]

@@ -242,6 +242,15 @@ def test_what_cannot_fold_is_refused_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
+def test_folding_is_done_in_double_precision() -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(8, 8, 5, branches="all")
+    randomise(unit, torch.Generator().manual_seed(0))
+    conv, precise = unit.fold_unit(), copy.deepcopy(unit).double().fold_unit()
+    assert conv.weight.dtype == torch.float32
+    assert torch.equal(conv.weight, precise.weight.float())
+
+
 # --------------------------------------------------------------------------------- fold(model)
 
 

@@ -11,15 +11,8 @@ import pandas as pd
 import pytest
 
 from fadepth.errors import FadepthError
-from fadepth.report import (
-    Row,
-    ablation_table,
-    collect_rows,
-    latex_text,
-    markdown_text,
-    read_records,
-    write_table,
-)
+from fadepth.report.ablation import Row, ablation_table, collect_rows, read_records
+from fadepth.report.writers import latex_text, markdown_text, write_table
 
 METRICS = ["abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3"]
 FACTORS = ["etm", "pyramid", "apx"]
