@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from fadepth.errors import FadepthError
 
@@ -23,7 +24,7 @@ Scale = Literal["smoke", "quick", "full"]
 Split = Literal["train", "val", "test"]
 
 #: Marks a field that says where or how fast, not what: it never enters a run's identity.
-NO_IDENTITY = {"identity": False}
+NO_IDENTITY: JsonDict = {"identity": False}
 
 
 class Settings(BaseModel):
@@ -147,6 +148,10 @@ class PoseSettings(Settings):
     """Pose network (`fadepth.models.posenet`)."""
 
     width: float = Field(1.0, gt=0, le=4)
+    mirror: bool = Field(
+        False,
+        description="average each motion with that of the mirrored pair, mirrored back [derived]",
+    )
 
 
 class PyramidSettings(Settings):

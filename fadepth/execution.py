@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fadepth.data.dataset import TrainingFrames
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, data_identity, prepare_data
 from fadepth.errors import FadepthError
-from fadepth.evaluation.baselines import fit_baseline
+from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.evaluate import Predict, evaluate, resize_disparity
 from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
 from fadepth.files import atomic_path, write_atomic
@@ -135,7 +135,12 @@ def baseline_predictor(
     """A map fitted to the training frames' ground truth, the same for every frame."""
     config = run.config.data
     fitted = fit_baseline(
-        run.slug, manifest.splits["train"], root, protocol, config.height, config.width
+        cast(BaselineKind, run.slug),
+        manifest.splits["train"],
+        root,
+        protocol,
+        config.height,
+        config.width,
     )
     log.info("%s: fitted to %d frames with ground truth", run.slug, fitted.frames_used)
     return fitted, 0

@@ -130,7 +130,7 @@ def memory_layout(device: torch.device) -> torch.memory_format:
     """channels_last on GPUs, where tensor cores want it; the plain layout on CPUs.
 
     On a CPU channels_last made a step about a tenth faster, but training with ETM's branches
-    corrupted the heap now and then with torch 2.13 (docs/decisions/004).
+    corrupted the heap now and then with torch 2.13 (docs/decisions/005).
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
@@ -150,7 +150,7 @@ def learning_rate_factor(progress: float, schedule: str) -> float:
 
 
 def source_poses(
-    pose: nn.Module, batch: dict[str, Tensor], offsets: tuple[int, ...]
+    pose: nn.Module, batch: dict[str, Tensor], offsets: tuple[int, ...], mirror: bool
 ) -> list[Tensor]:
     """T_target_to_source (B, 4, 4) of every source.
 
@@ -158,16 +158,34 @@ def source_poses(
     source to the target and is inverted (monodepth2).
     """
     target, sources = batch["target_input"], batch["source_inputs"]
-    pairs = [
-        torch.cat([sources[:, i], target] if offset < 0 else [target, sources[:, i]], 1)
-        for i, offset in enumerate(offsets)
-    ]
-    axis_angle, translation = pose(torch.cat(pairs))
+    pairs = torch.cat(
+        [
+            torch.cat([sources[:, i], target] if offset < 0 else [target, sources[:, i]], 1)
+            for i, offset in enumerate(offsets)
+        ]
+    )
+    axis_angle, translation = mirrored_motion(pose, pairs) if mirror else pose(pairs)
     motions = pose_matrix(axis_angle, translation).split(len(target))
     return [
         invert_pose(motion) if offset < 0 else motion
         for offset, motion in zip(offsets, motions, strict=True)
     ]
+
+
+def mirrored_motion(pose: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of a motion and of that of the mirrored pair, mirrored back [derived].
+
+    A mirrored drive has the opposite yaw, roll and sideways motion. A young pose net that has a
+    bias in these (a slow turn that a sideways drift makes up for) pulls one half of every image
+    near and pushes the other one far, a minimum that short trainings do not leave; the mean has no
+    such bias by construction.
+    """
+    axis_angle, translation = pose(torch.cat([pairs, pairs.flip(-1)]))
+    (angle, angle_mirrored), (shift, shift_mirrored) = axis_angle.chunk(2), translation.chunk(2)
+    return (
+        (angle + angle_mirrored * angle.new_tensor([1.0, -1.0, -1.0])) / 2,
+        (shift + shift_mirrored * shift.new_tensor([-1.0, 1.0, 1.0])) / 2,
+    )
 
 
 class TeacherTargets:
@@ -214,12 +232,15 @@ class Training:
             build_depth_network(self.config, job.kind), PoseNet(self.config.pose.width)
         )
         self.layout = memory_layout(self.device)
-        self.networks = networks.to(self.device, memory_format=self.layout)
+        self.networks = networks.to(self.device).to(memory_format=self.layout)
         teacher = self.config.teacher if job.kind == "teacher" else None
         self.epochs = (teacher and teacher.epochs) or self.settings.epochs
         self.rate = (teacher and teacher.learning_rate) or self.settings.learning_rate
         self.optimizer = torch.optim.AdamW(
-            self.networks.parameters(), lr=self.rate, weight_decay=self.settings.weight_decay
+            self.networks.parameters(),
+            lr=self.rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
         )
         self.frames = TrainingFrames(
             job.manifest.splits["train"], job.root, self.config.data, seed=job.seed
@@ -270,7 +291,7 @@ class Training:
         batch = to_device(batch, self.device)
         image = batch["target_input"].contiguous(memory_format=self.layout)
         disparities = [d.contiguous() for d in self.networks.depth(image)]
-        poses = source_poses(self.networks.pose, batch, data.source_frames)
+        poses = source_poses(self.networks.pose, batch, data.source_frames, self.config.pose.mirror)
         views = Views(batch["target"], batch["sources"].unbind(1), batch["intrinsics"], poses)
         alone = self.apx and epoch < loss.apx.alone_epochs
         # While APX is alone, the photometric loss still teaches the pose net.

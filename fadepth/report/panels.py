@@ -14,7 +14,7 @@ ERROR_CEILING = 0.5
 LABEL_HEIGHT = 16
 
 
-def _coloured(values: NDArray[np.float64], colormap: str) -> NDArray[np.uint8]:
+def _coloured(values: NDArray[np.floating], colormap: str) -> NDArray[np.uint8]:
     colours = matplotlib.colormaps[colormap](np.clip(values, 0, 1))[..., :3]
     return np.round(255 * colours).astype(np.uint8)
 
@@ -28,8 +28,8 @@ def _resized(picture: NDArray[np.uint8], width: int) -> Image.Image:
 def draw_panel(
     path: Path,
     image: NDArray[np.uint8],
-    disparity: NDArray[np.float64],
-    relative_error: NDArray[np.float64],
+    disparity: NDArray[np.floating],
+    relative_error: NDArray[np.floating],
     *,
     title: str,
     width: int = 640,

@@ -1,0 +1,392 @@
+"""Pyramid loss: flips are undone, gradients and statistics stay where they belong, weights add."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fadepth.config import JitterSettings, PyramidSettings
+from fadepth.geometry import disparity_to_depth, pose_matrix
+from fadepth.losses.photometric import Views, warped_error
+from fadepth.losses.pyramid import (
+    altered_views,
+    consistency,
+    frozen_running_statistics,
+    pyramid_loss,
+    unaltered,
+)
+from fadepth.models import SmallDepth
+
+SIZE = (64, 96)  # level 1 is then the smallest picture that SmallDepth takes
+K = torch.tensor([[[72.0, 0, 45.7], [0, 68.0, 32.2], [0, 0, 1]]])
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def settings(**changes: Any) -> PyramidSettings:
+    return PyramidSettings.model_validate({"enabled": True, **changes})
+
+
+#: Neither jitter nor photometric term: the loss is the consistency alone.
+BARE: dict[str, Any] = {
+    "jitter": False,
+    "photometric": False,
+    "warmup_epochs": 0,
+    "consistency_weight": 1,
+}
+
+
+class Spy(nn.Module):
+    """Remembers its inputs; predicts as `rule` says, at 1, 1/2 and 1/4 of the size."""
+
+    def __init__(self, rule: Any) -> None:
+        super().__init__()
+        self.rule = rule
+        self.inputs: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.inputs.append(x)
+        d = self.rule(x)
+        return [d] + [F.interpolate(d, scale_factor=0.5**s, mode="area") for s in (1, 2)]
+
+
+def mirrored_equally(x: Tensor) -> Tensor:
+    """A function of the picture that knows no left and right."""
+    return 0.02 + 0.1 * x.mean(1, keepdim=True)
+
+
+def ramp(x: Tensor) -> Tensor:
+    """A function of the place, blind to the picture: near on the right."""
+    width = x.shape[-1]
+    place = (torch.arange(width, device=x.device) + 0.5) / width
+    return (0.02 + 0.1 * place).expand(len(x), 1, *x.shape[-2:])
+
+
+def views(batch: int = 2) -> Views:
+    motion = torch.tensor([[0.1, 0.0, -0.1]]).repeat(batch, 1).requires_grad_()
+    pose = pose_matrix(torch.zeros(batch, 3), motion)
+    sources = [images(batch, 3, *SIZE, seed=s) for s in (1, 2)]
+    intrinsics = K.repeat(batch, 1, 1)
+    return Views(images(batch, 3, *SIZE), sources, intrinsics, [pose, pose])
+
+
+def loss_of(
+    model: nn.Module,
+    reference: Tensor,
+    options: PyramidSettings,
+    *,
+    scene: Views | None = None,
+    visible: Tensor | None = None,
+    warp_at: str = "full",
+    epoch: float = 10,
+    seed: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    scene = scene or views()
+    ones = torch.ones(len(scene.target), 1, *SIZE, dtype=torch.bool)
+    return pyramid_loss(
+        model,
+        scene.target,
+        reference,
+        ones if visible is None else visible,
+        scene,
+        options,
+        jitter=JitterSettings(),
+        ssim_weight=0.85,
+        warp_at=warp_at,
+        epoch=epoch,
+        generator=seeded(seed),
+    )
+
+
+def seed_with(flips: list[bool]) -> int:
+    """A generator seed whose first draws flip as asked."""
+    for seed in range(100):
+        generator = seeded(seed)
+        if [bool(torch.rand((), generator=generator) < 0.5) for _ in flips] == flips:
+            return seed
+    raise AssertionError
+
+
+# Altered views
+
+
+def test_one_view_per_level_half_the_size_each() -> None:
+    image = images(2, 3, 48, 84)
+    for levels in (1, 2, 4):
+        found = altered_views(image, settings(levels=levels), JitterSettings(), seeded())
+        assert [view.level for view in found] == list(range(levels))
+        sizes = [tuple(view.image.shape) for view in found]
+        assert sizes == [(2, 3, 48, 84), (2, 3, 24, 42), (2, 3, 12, 21), (2, 3, 6, 10)][:levels]
+        assert all(0 <= view.image.min() and view.image.max() <= 1 for view in found)
+
+
+def test_without_switches_a_view_is_the_smaller_picture() -> None:
+    image = images(2, 3, 32, 48)
+    found = altered_views(image, settings(flip=False, jitter=False), JitterSettings(), seeded())
+    assert torch.equal(found[0].image, image)
+    torch.testing.assert_close(found[1].image, F.avg_pool2d(image, 2))
+    torch.testing.assert_close(found[2].image, F.avg_pool2d(image, 4))
+    assert not any(view.flipped for view in found)
+
+
+def test_half_of_the_views_are_mirrored_and_marked() -> None:
+    image = images(1, 3, 8, 8)
+    generator = seeded()
+    options = settings(levels=1, jitter=False)
+    flips = 0
+    for _ in range(400):
+        (view,) = altered_views(image, options, JitterSettings(), generator)
+        assert torch.equal(view.image, image.flip(-1) if view.flipped else image)
+        flips += view.flipped
+    assert 160 < flips < 240  # four standard deviations
+
+
+def test_relit_views_keep_their_geometry() -> None:
+    image = images(2, 3, 32, 48)
+    found = altered_views(image, settings(flip=False), JitterSettings(), seeded())
+    assert all((view.image - F.avg_pool2d(image, 2**level)).abs().mean() > 0.005
+               for level, view in enumerate(found))  # fmt: skip
+    grey = image.mean(1).flatten()
+    relit = found[0].image.mean(1).flatten()
+    assert torch.corrcoef(torch.stack([grey, relit]))[0, 1] > 0.9
+
+
+def test_draws_come_from_the_generator_alone() -> None:
+    image = images(2, 3, 32, 48)
+    torch.manual_seed(0)
+    first = altered_views(image, settings(), JitterSettings(), seeded(3))
+    torch.manual_seed(1)
+    again = altered_views(image, settings(), JitterSettings(), seeded(3))
+    other = altered_views(image, settings(), JitterSettings(), seeded(4))
+    assert all(torch.equal(a.image, b.image) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a.image, b.image) for a, b in zip(first, other, strict=True))
+
+
+def test_flip_and_size_are_undone() -> None:
+    image = torch.zeros(1, 3, 32, 48)
+    image[..., 8:16, 4:12] = 1
+    seed = seed_with([True, False])
+    options = settings(levels=2, jitter=False)
+    for view in altered_views(image, options, JitterSettings(), seeded(seed)):
+        assert view.flipped == (view.level == 0)
+        back = unaltered(view, view.image[:, :1], image)
+        assert back.shape == (1, 1, 32, 48)
+        # The square is where it was; bilinear upsampling only blurs its edges.
+        assert back[..., 10:14, 6:10].min() == 1
+        assert back[..., 18:, :].max() == 0
+        assert back[..., 16:].max() == 0
+
+
+# Consistency
+
+
+def test_consistency_closed_form() -> None:
+    q = torch.tensor([[0.5, 2.0], [1.0, 4.0]], dtype=torch.float64).view(1, 1, 2, 2)
+    factor = torch.tensor([[2.0, 0.5], [1.0, 1.1]], dtype=torch.float64).view(1, 1, 2, 2)
+    d, r = ((inverse - 0.01) / 9.99 for inverse in (q * factor, q))
+    everywhere = torch.ones_like(q)
+    expected = ((factor.log() ** 2 + 1e-4).sqrt() - 0.01).mean()
+    torch.testing.assert_close(consistency(d, r, everywhere), expected)
+    mask = torch.tensor([[True, False], [True, False]]).view(1, 1, 2, 2)
+    expected = ((factor.log() ** 2 + 1e-4).sqrt() - 0.01)[..., 0].mean()
+    torch.testing.assert_close(consistency(d, r, mask), expected)
+    assert consistency(r, r, everywhere) == 0
+
+
+def test_a_model_without_left_and_right_agrees_with_itself() -> None:
+    model = Spy(mirrored_equally)
+    scene = views()
+    reference = mirrored_equally(scene.target)
+    for flips in ([True], [False]):
+        options = settings(levels=1, **BARE)
+        loss, _ = loss_of(model, reference, options, scene=scene, seed=seed_with(flips))
+        assert loss < 1e-6
+        assert torch.equal(model.inputs[-1], scene.target.flip(-1) if flips[0] else scene.target)
+
+
+def test_a_model_that_looks_at_the_side_disagrees_when_mirrored() -> None:
+    scene = views()
+    reference = ramp(scene.target)
+    options = settings(levels=1, **BARE)
+    straight, _ = loss_of(Spy(ramp), reference, options, scene=scene, seed=seed_with([False]))
+    mirrored, _ = loss_of(Spy(ramp), reference, options, scene=scene, seed=seed_with([True]))
+    assert straight == 0
+    q = 0.01 + 9.99 * reference.double()
+    error = q.flip(-1).log() - q.log()
+    expected = ((error**2 + 1e-4).sqrt() - 0.01).mean()
+    assert mirrored.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def by_level(x: Tensor) -> Tensor:
+    """Inverse depth 1, 2, 4, ... at full size, half of it, ..."""
+    q = SIZE[0] / x.shape[-2]
+    return torch.full((len(x), 1, *x.shape[-2:]), (q - 0.01) / 9.99)
+
+
+def test_levels_weigh_less_and_less() -> None:
+    reference = by_level(images(2, 3, *SIZE))
+    loss, parts = loss_of(Spy(by_level), reference, settings(levels=3, **BARE))
+    log2 = torch.tensor(2.0).log()
+    rho = [((k * log2) ** 2 + 1e-4).sqrt().item() - 0.01 for k in range(3)]
+    expected = (rho[0] + rho[1] / 2 + rho[2] / 4) / 1.75
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert parts["consistency"].item() == pytest.approx(expected, rel=1e-5)
+    assert parts["photometric"] == 0
+
+
+def test_consistency_grows_over_the_warm_up() -> None:
+    reference = by_level(images(2, 3, *SIZE))
+    options = {**BARE, "warmup_epochs": 2, "consistency_weight": 0.3, "levels": 2}
+    whole = loss_of(Spy(by_level), reference, settings(**{**BARE, "levels": 2}))[0]
+    for epoch, share in ((0.0, 0.0), (0.5, 0.25), (2.0, 1.0), (7.0, 1.0)):
+        loss, _ = loss_of(Spy(by_level), reference, settings(**options), epoch=epoch)
+        torch.testing.assert_close(loss, 0.3 * share * whole)
+
+
+def test_consistency_counts_visible_pixels_only() -> None:
+    visible = torch.zeros(2, 1, *SIZE, dtype=torch.bool)
+    options = settings(levels=1, **BARE)
+    reference = ramp(images(2, 3, *SIZE))
+    seed = seed_with([True])
+    visible[..., 47:49] = True  # next to the mirror's axis the ramp differs least
+    middle, _ = loss_of(Spy(ramp), reference, options, visible=visible, seed=seed)
+    everywhere, _ = loss_of(Spy(ramp), reference, options, seed=seed)
+    assert middle < 0.1 * everywhere
+    nowhere, _ = loss_of(Spy(ramp), reference, options, visible=visible & False, seed=seed)
+    assert nowhere == 0
+
+
+# Photometric term
+
+
+@pytest.mark.parametrize("flips", [[False, False], [True, False], [False, True]])
+def test_photometric_term_compares_clean_pictures_at_full_size(flips: list[bool]) -> None:
+    scene = views()
+    options = settings(levels=2, jitter=False, consistency_weight=0)
+    model = Spy(mirrored_equally)
+    seed = seed_with(flips)
+    loss, parts = loss_of(model, mirrored_equally(scene.target), options, scene=scene, seed=seed)
+    expected, levels = 0.0, []
+    for level, flip in enumerate(flips):
+        picture = F.avg_pool2d(scene.target, 2) if level else scene.target
+        outputs = Spy(mirrored_equally)(picture.flip(-1) if flip else picture)
+        outputs = [o.flip(-1) if flip else o for o in outputs]
+        errors = []
+        for output in outputs[: 1 if level else 3]:
+            full = F.interpolate(output, SIZE, mode="bilinear", align_corners=False)
+            errors.append(warped_error(scene, disparity_to_depth(full), 0.85)[0].mean().item())
+        weights = [1, 0.5, 0.25][: len(errors)]
+        mean = sum(w * e for w, e in zip(weights, errors, strict=True)) / sum(weights)
+        levels.append(mean)
+    expected = (levels[0] + levels[1] / 2) / 1.5
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert parts["photometric"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_at_own_size_a_level_is_compared_with_small_pictures() -> None:
+    scene = views()
+    options = settings(levels=2, jitter=False, flip=False, consistency_weight=0)
+    reference = mirrored_equally(scene.target)
+    model = Spy(mirrored_equally)
+    loss, _ = loss_of(model, reference, options, scene=scene, warp_at="scale")
+    errors = []
+    for level in range(2):
+        own = scene.resized(SIZE[0] // 2**level, SIZE[1] // 2**level)
+        # The finest output has the level's size, but goes there by way of the full one.
+        d = mirrored_equally(own.target)
+        d = F.interpolate(d, SIZE, mode="bilinear", align_corners=False)
+        d = F.interpolate(d, own.target.shape[-2:], mode="bilinear", align_corners=False)
+        errors.append(warped_error(own, disparity_to_depth(d), 0.85)[0].mean().item())
+    assert loss.item() == pytest.approx((errors[0] + errors[1] / 2) / 1.5, rel=1e-4)
+
+
+def test_model_sees_relit_pictures_but_the_loss_does_not() -> None:
+    scene = views()
+    constant = Spy(lambda x: torch.full((len(x), 1, *x.shape[-2:]), 0.05))
+    options: dict[str, Any] = {"consistency_weight": 0, "levels": 2}
+    reference = constant(scene.target)[0]
+    relit, _ = loss_of(constant, reference, settings(**options), scene=scene)
+    seen = constant.inputs[-2]
+    clean, _ = loss_of(constant, reference, settings(jitter=False, **options), scene=scene)
+    assert (seen - constant.inputs[-2]).abs().max() > 0.01
+    torch.testing.assert_close(relit, clean)
+
+
+# A real student: gradients and running statistics
+
+
+@pytest.fixture
+def student() -> Iterator[SmallDepth]:
+    torch.manual_seed(0)
+    yield SmallDepth("ac", etm_space="activation", width=0.25).train()
+
+
+def test_gradient_reaches_the_model_and_nothing_else(student: SmallDepth) -> None:
+    motion = torch.tensor([[0.1, 0.0, -0.1]]).repeat(2, 1).requires_grad_()
+    scene = views()
+    pose = pose_matrix(torch.zeros(2, 3), motion)
+    scene = Views(scene.target, scene.sources, scene.intrinsics, [pose, pose])
+    reference = (0.05 * images(2, 1, *SIZE, seed=9)).requires_grad_()
+    loss, parts = loss_of(student, reference, settings(levels=2), scene=scene)
+    loss.backward()
+    assert motion.grad is None
+    assert reference.grad is None
+    assert not any(part.requires_grad for part in parts.values())
+    dead = [n for n, p in student.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+def test_consistency_alone_teaches_the_model(student: SmallDepth) -> None:
+    reference = 0.05 * images(2, 1, *SIZE, seed=9)
+    loss, _ = loss_of(student, reference, settings(levels=2, **BARE))
+    loss.backward()
+    reached = [p.grad is not None and bool(p.grad.any()) for p in student.parameters()]
+    assert sum(reached) > 0.8 * len(reached)
+
+
+@pytest.mark.parametrize("space", ["activation", "kernel"])
+def test_running_statistics_come_from_clean_pictures_only(space: Any) -> None:
+    torch.manual_seed(0)
+    model = SmallDepth("ac", etm_space=space, width=0.25).train()
+    model(images(2, 3, *SIZE))
+    statistics = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
+    assert statistics
+    reference = 0.05 * images(2, 1, *SIZE, seed=9)
+    loss_of(model, reference, settings(levels=2))
+    after = dict(model.named_buffers())
+    assert all(torch.equal(value, after[name]) for name, value in statistics.items())
+    # ... and clean pictures still count afterwards.
+    model(images(2, 3, *SIZE, seed=3))
+    assert not any(torch.equal(value, after[name]) for name, value in statistics.items())
+
+
+def test_altered_views_are_normalised_by_their_own_statistics() -> None:
+    norm = nn.BatchNorm2d(3).train()
+    with frozen_running_statistics(norm):
+        out = norm(5 + 3 * images(4, 3, 8, 8))
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    assert norm.momentum == 0.1
+
+
+def test_momenta_come_back_after_an_error() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None))
+    with pytest.raises(RuntimeError), frozen_running_statistics(model):
+        raise RuntimeError
+    assert [layer.momentum for layer in model] == [0.1, None]
+
+
+def test_same_generator_same_loss(student: SmallDepth) -> None:
+    reference = 0.05 * images(2, 1, *SIZE, seed=9)
+    losses = [loss_of(student, reference, settings(levels=2), seed=s)[0].item() for s in (0, 0, 1)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]

@@ -1,0 +1,76 @@
+"""Atomic writing: the old file or the new one, and nothing left over."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fadepth.files import atomic_path, write_atomic
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    old = os.umask(0o027)
+    yield
+    os.umask(old)
+
+
+def test_text_and_bytes_arrive_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    write_atomic(path, "µ\n")
+    assert path.read_bytes() == "µ\n".encode()
+    write_atomic(path, b"\x00\xff\r\n")
+    assert path.read_bytes() == b"\x00\xff\r\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_exception_leaves_the_old_file_and_no_other(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_exception_makes_no_file_where_there_was_none(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.csv") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_see_the_old_content_until_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with path.open() as reader:
+        with atomic_path(path) as temporary:
+            # The suffix is kept for writers that choose a format by it; same folder, same disk.
+            assert (temporary.suffix, temporary.parent) == (".csv", tmp_path)
+            assert temporary.name.startswith(".")
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_failure_of_the_rename_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        write_atomic(tmp_path / "taken", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.usefixtures("umask")
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "ours", "x")
+    (tmp_path / "plain").write_text("x")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
+    assert modes == [0o640, 0o640]
+    assert os.umask(0o027) == 0o027  # left as it was
