@@ -45,7 +45,9 @@ def data_root(settings: DataSettings) -> Path:
 
 def prepare_data_of(config: Config, output: Path, threads: int) -> None:
     """Rule `prepare_data`: render or check the data, and write the manifest."""
-    settings = config.data.model_copy(update={"root": str(data_root(config.data))})
+    settings = config.data
+    if settings.source == "synthetic":
+        settings = settings.model_copy(update={"root": str(data_root(settings))})
 
     def tell(done: int, total: int) -> None:
         log.info("%s: %d of %d", "scenes and files" if done < total else "done", done, total)
@@ -133,15 +135,9 @@ def baseline_predictor(
     run: Run, manifest: Manifest, root: Path, protocol: Protocol
 ) -> tuple[Predict, int]:
     """A map fitted to the training frames' ground truth, the same for every frame."""
-    config = run.config.data
-    fitted = fit_baseline(
-        cast(BaselineKind, run.slug),
-        manifest.splits["train"],
-        root,
-        protocol,
-        config.height,
-        config.width,
-    )
+    kind, config = cast(BaselineKind, run.slug), run.config.data
+    frames = manifest.splits["train"]
+    fitted = fit_baseline(kind, frames, root, protocol, config.height, config.width)
     log.info("%s: fitted to %d frames with ground truth", run.slug, fitted.frames_used)
     return fitted, 0
 

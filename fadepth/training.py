@@ -232,7 +232,7 @@ class Training:
             build_depth_network(self.config, job.kind), PoseNet(self.config.pose.width)
         )
         self.layout = memory_layout(self.device)
-        self.networks = networks.to(self.device).to(memory_format=self.layout)
+        self.networks = networks.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         teacher = self.config.teacher if job.kind == "teacher" else None
         self.epochs = (teacher and teacher.epochs) or self.settings.epochs
         self.rate = (teacher and teacher.learning_rate) or self.settings.learning_rate

@@ -292,6 +292,25 @@ def test_presets_are_there_and_kitti_has_the_papers_scale() -> None:
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=pytest.mark.xfail(
+                path.stem == "smoke", strict=True, reason="level 1 is 16x52, and the net refuses it"
+            ),
+        )
+        for path in PRESETS
+    ],
+)
+def test_every_pyramid_level_is_a_picture_that_smalldepth_takes(path: Path) -> None:
+    config = load_config(path)
+    coarsest = 2 ** (config.loss.pyramid.levels - 1)
+    assert min(config.data.height, config.data.width) / coarsest >= 32
+
+
+@pytest.mark.parametrize(
     ("key", "nearest"),
     [
         pytest.param(

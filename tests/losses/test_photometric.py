@@ -108,10 +108,14 @@ def test_resizing_commutes_with_warping() -> None:
     v, u = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     smooth = torch.stack([torch.sin(u / 14), torch.cos(v / 11), torch.sin((u + v) / 17)])[None]
     smooth = 0.5 + 0.4 * smooth.double()
-    target = 0.5 + 0.4 * torch.stack(
-        # The source moved by 36 * 0.5 / 6 = 3 pixels.
-        [torch.sin((u + 3) / 14), torch.cos(v / 11), torch.sin((u + 3 + v) / 17)]
-    )[None].double()
+    target = (
+        0.5
+        + 0.4
+        * torch.stack(
+            # The source moved by 36 * 0.5 / 6 = 3 pixels.
+            [torch.sin((u + 3) / 14), torch.cos(v / 11), torch.sin((u + 3 + v) / 17)]
+        )[None].double()
+    )
     pose = pose_matrix(torch.zeros(1, 3).double(), torch.tensor([[0.5, 0, 0]]).double())
     views = Views(target, [smooth], K, [pose])
     for size in ((HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 4, WIDTH // 4)):

@@ -63,9 +63,7 @@ def pairs() -> list[tuple[str, Tensor, Tensor]]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [pytest.param(a, b, id=name) for name, a, b in pairs()]
-)
+@pytest.mark.parametrize(("a", "b"), [pytest.param(a, b, id=name) for name, a, b in pairs()])
 def test_values_and_gradients_are_those_of_the_plain_formula(a: Tensor, b: Tensor) -> None:
     weights = images(*a.shape, seed=2) - 0.3
     ours, plain = a.clone().requires_grad_(), a.clone().requires_grad_()

@@ -1,0 +1,125 @@
+"""The whole chain at smoke scale, and what a second call does."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from project import Project
+
+SMOKE = ("reports/table_ablation.csv", "--configfile", "config/smoke.yaml")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(project: Project) -> Project:
+    """The project after one call of the README's command on the smoke preset."""
+    result = project.snakemake(*SMOKE)
+    assert result.returncode == 0, result.stdout[-3000:]
+    return project
+
+
+def test_table_has_all_rows_and_its_stamp(finished: Project) -> None:
+    table = pd.read_csv(finished.folder / "reports/table_ablation.csv", keep_default_na=False)
+    assert table["kind"].tolist() == ["variant"] * 8 + ["teacher"] + ["baseline"] * 3
+    levels = table[table["kind"] == "variant"][["etm", "pyramid", "apx"]]
+    assert len(levels.drop_duplicates()) == 8
+    assert set(levels.to_numpy().ravel()) == {"on", "off"}
+    assert set(table["scale"]) == {"smoke"}
+    # All variants fold to the same network.
+    assert table[table["kind"] == "variant"]["params_m"].nunique() == 1
+    markdown = (finished.folder / "reports/table_ablation.md").read_text()
+    assert "not a result" in markdown
+
+
+def test_second_call_does_nothing(finished: Project) -> None:
+    result = finished.snakemake(*SMOKE)
+    assert result.returncode == 0
+    assert "Nothing to be done" in result.stdout
+
+
+def test_every_run_is_in_mlflow(finished: Project) -> None:
+    folders = {path.parent.name for path in (finished.folder / "runs").glob("*/manifest.json")}
+    assert len(folders) == 12
+    with sqlite3.connect(finished.folder / "mlflow.db") as store:
+        rows = store.execute("select value from tags where key = 'fadepth.run_id'").fetchall()
+    assert {value for (value,) in rows} == folders
+
+
+def test_cells_name_their_runs(finished: Project) -> None:
+    provenance = json.loads(
+        (finished.folder / "reports/table_ablation.provenance.json").read_text()
+    )
+    assert all((finished.folder / "runs" / run).is_dir() for run in _run_ids(provenance)), (
+        "a cell names a run that is not there"
+    )
+    assert len(set(_run_ids(provenance))) == 12
+
+
+def _run_ids(content: object) -> list[str]:
+    if isinstance(content, dict):
+        found = [content["run_id"]] if isinstance(content.get("run_id"), str) else []
+        return found + [run for value in content.values() for run in _run_ids(value)]
+    if isinstance(content, list):
+        return [run for value in content for run in _run_ids(value)]
+    return []
+
+
+def test_at_most_one_training_a_core(finished: Project) -> None:
+    """`--cores 8` must not mean eight trainings: with one slot, runs never overlap."""
+    plan = finished.snakemake(*SMOKE, "--dry-run", "--forceall")
+    assert "train_slot=1" in plan.stdout
+
+
+def test_changing_one_setting_of_pyramid_plans_its_four_runs(finished: Project) -> None:
+    plan = finished.snakemake(
+        *SMOKE, "--dry-run", "--config", "loss={pyramid: {levels: 2, weight: 0.25}}"
+    )
+    assert plan.returncode == 0, plan.stdout[-2000:]
+    assert _planned(plan.stdout, "train_student") == 4
+    assert _planned(plan.stdout, "train_teacher") == 0
+
+
+def _planned(plan: str, rule: str) -> int:
+    """Number of jobs of a rule in the last job table of a dry run."""
+    counts = [line.split() for line in plan.splitlines() if line.startswith(f"{rule} ")]
+    return int(counts[-1][1]) if counts else 0
+
+
+def test_unfinished_run_spoils_no_finished_one(finished: Project) -> None:
+    """Damage to the data is told in one sentence; results that exist stay as they are."""
+    manifest = next((finished.folder / "data").glob("*/manifest.jsonl"))
+    whole = manifest.read_text()
+    table = (finished.folder / "reports/table_ablation.csv").read_bytes()
+    run = next((finished.folder / "runs").glob("plain-*")).name
+    model = (finished.folder / "runs" / run / "model.pt").read_bytes()
+    try:
+        manifest.write_text(whole[: len(whole) // 2])
+        arguments = ["train", run, "--manifest", str(manifest), "--preset", "config/smoke.yaml"]
+        result = finished.fadepth(*arguments)
+    finally:
+        manifest.write_text(whole)
+    assert result.returncode == 2
+    sentences = [line for line in result.stdout.splitlines() if line.startswith("fadepth: ")]
+    assert len(sentences) == 1 and str(manifest) in sentences[0]
+    assert (finished.folder / "reports/table_ablation.csv").read_bytes() == table
+    assert (finished.folder / "runs" / run / "model.pt").read_bytes() == model
+
+
+def test_presets_of_other_data_do_not_mix(
+    finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--configfile` replaces the default preset: nothing of quick or smoke leaks into kitti."""
+    drive = "2011_09_26/2011_09_26_drive_0001_sync"
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}_files.txt").write_text(f"{drive} 5 l\n")
+    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
+    plan = finished.snakemake(
+        "reports/table_ablation.csv", "--dry-run", "--configfile", "config/kitti.yaml"
+    )
+    assert plan.returncode == 0, plan.stdout[-2000:]
+    # Eight variants with three seeds each.
+    assert _planned(plan.stdout, "train_student") == 24
+    assert "synthetic" not in plan.stdout
