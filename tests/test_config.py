@@ -1,4 +1,4 @@
-"""Settings: what a wrong preset is told, overrides, the environment, and what enters an identity."""
+"""Settings: what a wrong preset is told, overrides, the environment, what enters an identity."""
 
 import copy
 from pathlib import Path

@@ -26,23 +26,27 @@ def test_text_and_bytes_arrive_unchanged(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def write_half_and_raise(path: Path, error: type[BaseException]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_exception_leaves_the_old_file_and_no_other(
     error: type[BaseException], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    with pytest.raises(error):
+        write_half_and_raise(path, error)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_exception_makes_no_file_where_there_was_none(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.csv") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half_and_raise(tmp_path / "a.csv", RuntimeError)
     assert list(tmp_path.iterdir()) == []
 
 
