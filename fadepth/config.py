@@ -49,9 +49,9 @@ class SyntheticSettings(Settings):
     @model_validator(mode="after")
     def _every_split_has_frames(self) -> "SyntheticSettings":
         for split in ("train", "val", "test"):
-            if self.scenes.get(split, 0) < 1:  # type: ignore[call-overload]
+            if self.scenes.get(split, 0) < 1:
                 raise ValueError(f"scenes.{split} must be at least 1")
-            if self.frames.get(split, 0) < 3:  # type: ignore[call-overload]
+            if self.frames.get(split, 0) < 3:
                 raise ValueError(
                     f"frames.{split} must be at least 3 (a frame needs both neighbours)"
                 )

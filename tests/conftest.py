@@ -16,7 +16,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """Folder that holds `kitti_mini/`, `ddad_mini/` and `splits/`; tests skip where it is absent."""
+    """Folder that holds `kitti_mini/`, `ddad_mini/` and `splits/`; without it, tests skip."""
     folder = (ROOT / os.environ.get("FADEPTH_TEST_DATA", "../shared")).resolve()
     if not (folder / "kitti_mini").is_dir():
         pytest.skip(f"no kitti_mini in {folder}: set FADEPTH_TEST_DATA to the folder that holds it")

@@ -235,9 +235,11 @@ def test_a_new_setting_at_its_default_changes_no_identity() -> None:
         extra=(Extra, Extra()),
         sizes=(dict[str, int], Field(default={"a": 1})),
     )
-    old = PyramidSettings(weight=0.3, enabled=True)
-    assert identity_settings(wider(weight=0.3, enabled=True)) == identity_settings(old)
-    assert identity_settings(wider(kind="outputs", extra=Extra(strength=2))) == {
+    old = {"weight": 0.3, "enabled": True}
+    found = identity_settings(wider.model_validate(old))
+    assert found == identity_settings(PyramidSettings.model_validate(old)) == old
+    new = {"kind": "outputs", "extra": {"strength": 2}}
+    assert identity_settings(wider.model_validate(new)) == {
         "kind": "outputs",
         "extra": {"strength": 2.0},
     }

@@ -208,8 +208,9 @@ def test_in_view() -> None:
     assert not in_view(pixels[:, None], -ahead, 5, 10).any()
 
 
-def test_points_behind_the_source_camera_are_out_of_view_and_harmless() -> None:
-    depth = plane(2.0).requires_grad_()
+@pytest.mark.parametrize("distance", [2.0, 3.0])  # behind the source camera, and in its centre
+def test_points_without_an_image_are_out_of_view_and_harmless(distance: float) -> None:
+    depth = plane(distance).requires_grad_()
     shift = torch.tensor([[0.0, 0.0, -3.0]], dtype=torch.float64, requires_grad=True)
     pose = pose_matrix(torch.zeros_like(shift), shift)
     warped, visible = inverse_warp(texture(HEIGHT, WIDTH), depth, K, pose)

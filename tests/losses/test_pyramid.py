@@ -308,6 +308,30 @@ def test_at_own_size_a_level_is_compared_with_small_pictures() -> None:
     assert loss.item() == pytest.approx((errors[0] + errors[1] / 2) / 1.5, rel=1e-4)
 
 
+@pytest.mark.parametrize("warp_at", ["full", "scale"])
+def test_photometric_term_counts_visible_pixels_only(warp_at: str) -> None:
+    scene = views()
+    # The hidden half is flat in all pictures and costs next to nothing.
+    for image in scene.images:
+        image[..., :48] = 0.5
+    options = settings(levels=2, jitter=False, flip=False, consistency_weight=0)
+    reference = mirrored_equally(scene.target)
+    visible = torch.zeros(2, 1, *SIZE, dtype=torch.bool)
+    visible[..., 48:] = True
+    errors = []
+    for level in range(2):
+        own = scene.resized(SIZE[0] // 2**level, SIZE[1] // 2**level)
+        seen = own if warp_at == "scale" else scene
+        depth = disparity_to_depth(torch.full_like(seen.target[:, :1], 0.05))
+        error, _ = warped_error(seen, depth, 0.85)
+        errors.append(error[..., error.shape[-1] // 2 :].mean().item())
+    constant = Spy(lambda x: torch.full((len(x), 1, *x.shape[-2:]), 0.05))
+    loss, _ = loss_of(constant, reference, options, scene=scene, visible=visible, warp_at=warp_at)
+    assert loss.item() == pytest.approx((errors[0] + errors[1] / 2) / 1.5, rel=1e-4)
+    everywhere, _ = loss_of(constant, reference, options, scene=scene, warp_at=warp_at)
+    assert everywhere < 0.8 * loss
+
+
 def test_model_sees_relit_pictures_but_the_loss_does_not() -> None:
     scene = views()
     constant = Spy(lambda x: torch.full((len(x), 1, *x.shape[-2:]), 0.05))
@@ -373,6 +397,7 @@ def test_altered_views_are_normalised_by_their_own_statistics() -> None:
     with frozen_running_statistics(norm):
         out = norm(5 + 3 * images(4, 3, 8, 8))
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    assert norm.running_mean is not None
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert norm.momentum == 0.1
 

@@ -106,10 +106,10 @@ def test_parts_are_each_compared_with_the_same_target() -> None:
 def test_any_memory_layout() -> None:
     a, b = images(2, 3, 6, 8), images(2, 3, 6, 8, seed=1)
     expected = plain_distance(a, b)
-    laid_out = [x.contiguous(memory_format=torch.channels_last) for x in (a, b)]
-    torch.testing.assert_close(ssim_distance(*laid_out), expected, rtol=0, atol=1e-10)
-    turned = [x.transpose(2, 3).contiguous().transpose(2, 3) for x in (a, b)]
-    torch.testing.assert_close(ssim_distance(*turned), expected, rtol=0, atol=1e-10)
+    last_a, last_b = (x.contiguous(memory_format=torch.channels_last) for x in (a, b))
+    turned_a, turned_b = (x.transpose(2, 3).contiguous().transpose(2, 3) for x in (a, b))
+    for x, y in ((last_a, last_b), (turned_a, turned_b), (a, last_b), (last_a, turned_b)):
+        torch.testing.assert_close(ssim_distance(x, y), expected, rtol=0, atol=1e-10)
 
 
 def test_range_and_inputs() -> None:

@@ -19,12 +19,10 @@ from fadepth.cli import load_preset
 from fadepth.errors import FadepthError
 from fadepth.study import resolve_all
 
-
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
 PRESETS = [
-    os.path.relpath(preset)
-    for preset in workflow.overwrite_configfiles or ["config/quick.yaml"]
+    os.path.relpath(preset) for preset in workflow.overwrite_configfiles or ["config/quick.yaml"]
 ]
 OVERRIDES = dict(workflow.config_settings.config)
 
@@ -75,9 +73,7 @@ wildcard_constraints:
 def run_of(run_id):
     """The run of that id; a sentence for one that no study asks for."""
     if run_id not in RUNS:
-        raise WorkflowError(
-            f"no study in ablations/ gives a run '{run_id}' with {FLAGS}"
-        )
+        raise WorkflowError(f"no study in ablations/ gives a run '{run_id}' with {FLAGS}")
     return RUNS[run_id]
 
 
@@ -90,9 +86,7 @@ def targets_of(wildcards):
 def metrics_of(wildcards):
     """Metrics of all runs of a table."""
     if wildcards.table not in STUDIES:
-        raise WorkflowError(
-            f"no study feeds '{wildcards.table}': there are {', '.join(STUDIES)}"
-        )
+        raise WorkflowError(f"no study feeds '{wildcards.table}': there are {', '.join(STUDIES)}")
     return [f"runs/{run.id}/metrics.json" for run in STUDIES[wildcards.table].runs]
 
 

@@ -69,9 +69,7 @@ rule train_student:
         gpu=GPU,
     params:
         run=lambda wildcards: run_of(wildcards.student).identity,
-        targets=lambda wildcards, input: (
-            f"--targets {input.targets}" if input.targets else ""
-        ),
+        targets=lambda wildcards, input: (f"--targets {input.targets}" if input.targets else ""),
     shell:
         "{FADEPTH} train {wildcards.student} --manifest {input.manifest:q} {params.targets}"
         " {FLAGS} --threads {threads} --log {log:q}"
