@@ -80,10 +80,10 @@ def load_checkpoint(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, OSError):
+        old, resumed = content["identity"], Resumed(**content["resumed"])
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, OSError):
         log.warning("%s cannot be read: the training starts from the beginning", path)
         return None
-    old = content["identity"]
     new = asdict(identity)
     changed = [key.removesuffix("_hash") for key in new if old[key] != new[key]]
     if changed:
@@ -92,4 +92,4 @@ def load_checkpoint(
     networks.load_state_dict(content["networks"])
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["random_state"])
-    return Resumed(**content["resumed"])
+    return resumed

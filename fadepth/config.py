@@ -289,7 +289,7 @@ def parse_config(content: dict[str, Any], origin: str) -> Config:
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a preset and apply nested `overrides` on top of it."""
-    return parse_config(merge(load_yaml(path), overrides or {}), str(path))
+    return parse_config(merge(merge({}, load_yaml(path)), overrides or {}), str(path))
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -350,16 +350,27 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(field.annotation, f"{prefix}{name}.")
 
 
+def _initials(name: str) -> str:
+    """`lr` of `learning_rate`."""
+    return "".join(part[0] for part in name.split("_"))
+
+
 def _first_problem(error: ValidationError, origin: str) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = list(_keys(Config))
-        # The last part decides: `loss.pyramid.wieght` is near `loss.pyramid.weight`; a right name
-        # in the wrong place (`training.smoothness_weight`) is found by its last part alone.
-        last = key.rpartition(".")[2]
-        by_last = [k for k in known if k.rpartition(".")[2] == last]
-        near = by_last or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        section, _, last = key.rpartition(".")
+        # A right name in the wrong place (`training.smoothness_weight`) is found by its last part;
+        # a wrong name (`loss.pyramid.wieght`) is nearest to one of the same section.
+        by_last = [name for name in known if name.rpartition(".")[2] == last]
+        near = [key] if key in by_last else sorted(by_last, key=lambda name: name.count("."))[:1]
+        if not near:
+            prefix = f"{section}." if section else ""
+            siblings = {k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == section}
+            matches = [name for name in siblings if last == _initials(name)]
+            matches += difflib.get_close_matches(last, sorted(siblings), n=1, cutoff=0.25)
+            near = [prefix + name for name in matches]
         hint = (
             f"did you mean '{near[0]}'?"
             if near

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ def digest(content: Any, length: int = 10) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:length]
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return tree
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops every statement that is only a string: docstrings, also those below constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Keep an expression unless it is a bare string."""
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
+
+
+@cache
+def _syntax(source: str) -> str:
+    return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
 
 
 def code_fingerprint(modules: Iterable[str]) -> str:
@@ -35,8 +41,6 @@ def code_fingerprint(modules: Iterable[str]) -> str:
     Comments, docstrings and formatting do not count: a better comment in a loss must not cost a
     night of training.
     """
-    trees = {}
-    for module in modules:
-        tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
-        trees[module] = ast.dump(_without_docstrings(tree))
-    return digest(trees)
+    return digest(
+        {module: _syntax((PACKAGE / module).read_text(encoding="utf-8")) for module in modules}
+    )

@@ -6,6 +6,7 @@ run's id (settings, seed, data, teacher) and in its code fingerprint.
 """
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,8 +33,8 @@ Baseline = Literal["constant", "row_median", "pixel_median"]
 
 #: Modules that a training's result depends on, whatever it trains (paths below the package).
 TRAINING_CODE = (
-    "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "models/posenet.py",
-    "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
+    "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "data/kitti.py",
+    "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
 TEACHER_CODE = ("models/hqdec.py", "models/efficientnetv2.py")
@@ -49,6 +50,14 @@ BASELINE_LABELS: dict[Baseline, str] = {
 }
 
 
+def _names_checked(named: dict[str, Any]) -> dict[str, Any]:
+    """Names become parts of folder names and columns: lower-case letters, digits, underscore."""
+    for name in named:
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"name '{name}' may have only a-z, 0-9 and _, since folders carry it")
+    return named
+
+
 class Factor(Settings):
     """One thing that a study varies: named levels, each a set of overrides; the first is plain."""
 
@@ -61,6 +70,11 @@ class Factor(Settings):
         if isinstance(value, dict) and any(isinstance(name, bool) for name in value):
             raise ValueError("put level names in quotes: YAML reads a bare on or off as a boolean")
         return value
+
+    @field_validator("levels")
+    @classmethod
+    def _names_fit_folders(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return _names_checked(value)
 
     @field_validator("levels")
     @classmethod
@@ -80,6 +94,11 @@ class StudyFile(Settings):
     base_label: str = Field("SmallDepth", description="label of the row with all factors plain")
     factors: dict[str, Factor]
     baselines: tuple[Baseline, ...] = ("constant", "row_median", "pixel_median")
+
+    @field_validator("factors")
+    @classmethod
+    def _names_fit_folders(cls, value: dict[str, Factor]) -> dict[str, Factor]:
+        return _names_checked(value)
 
 
 @dataclass(frozen=True)
@@ -251,32 +270,48 @@ def resolve_study(
     file = load_study_file(path)
     config = parse_config(dict(preset), origin)
     data_hash = data_identity(config.data, base)
-    teacher = Run(
-        "teacher", "hqdecv2", "HQDecv2 (teacher)", {}, config.teacher.seed, config, data_hash,
-        file.name,
-    )  # fmt: skip
+
+    def teacher_of(resolved: Config) -> Run:
+        # Factors of the student leave the teacher as it is; only teacher.* makes another one.
+        own = config.model_copy(update={"teacher": resolved.teacher})
+        label = "HQDecv2 (teacher)"
+        return Run("teacher", "hqdecv2", label, {}, own.teacher.seed, own, data_hash, file.name)
+
     rows = []
-    needs_teacher = False
+    teachers: dict[str, Run] = {}
     for levels in variants(file):
         overrides: dict[str, Any] = {}
         for name, level in levels.items():
             overrides = merge(overrides, merge({}, file.factors[name].levels[level]))
         resolved = parse_config(merge(dict(preset), overrides), f"{origin} with {path}")
-        own_teacher = teacher if resolved.loss.apx.enabled else None
-        needs_teacher |= own_teacher is not None
+        _refuse_other_data(config, resolved, path)
+        teacher = teacher_of(resolved) if resolved.loss.apx.enabled else None
+        if teacher:
+            teachers.setdefault(teacher.id, teacher)
         label, slug = _label(file, levels), _slug(file, levels)
         runs = tuple(
-            Run("student", slug, label, levels, seed, resolved, data_hash, file.name, own_teacher)
+            Run("student", slug, label, levels, seed, resolved, data_hash, file.name, teacher)
             for seed in config.seeds
         )
         rows.append(TableRow(label, "variant", levels, runs))
-    if needs_teacher:
-        rows.append(TableRow(teacher.label, "teacher", {}, (teacher,)))
+    for number, teacher in enumerate(teachers.values(), 1):
+        label = teacher.label if len(teachers) == 1 else f"{teacher.label} {number}"
+        rows.append(TableRow(label, "teacher", {}, (teacher,)))
     for name in file.baselines:
         label = BASELINE_LABELS[name]
         run = Run("baseline", name, label, {}, 0, config, data_hash, file.name)
         rows.append(TableRow(label, "baseline", {}, (run,)))
     return Study(file, config, data_hash, tuple(rows))
+
+
+def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
+    """All runs of a study see the same frames; another data set is another preset."""
+    for name in ("name", "source", "root", "splits", "synthetic"):
+        if getattr(preset.data, name) != getattr(resolved.data, name):
+            raise FadepthError(
+                f"study {path} varies 'data.{name}': a study compares runs on the same frames, so "
+                "write a preset for other data instead"
+            )
 
 
 def _changed(file: StudyFile, levels: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -294,7 +329,9 @@ def _label(file: StudyFile, levels: Mapping[str, str]) -> str:
 
 
 def _slug(file: StudyFile, levels: Mapping[str, str]) -> str:
-    parts = [name if level == "on" else f"{name}_{level}" for name, level in _changed(file, levels)]
+    # Sorted, so that a study may list its factors in any order.
+    changed = sorted(_changed(file, levels))
+    parts = [name if level == "on" else f"{name}_{level}" for name, level in changed]
     return "_".join(parts) or "plain"
 
 

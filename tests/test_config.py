@@ -299,9 +299,6 @@ def test_presets_are_there_and_kitti_has_the_papers_scale() -> None:
         pytest.param(
             path,
             id=path.stem,
-            marks=pytest.mark.xfail(
-                path.stem == "smoke", strict=True, reason="level 1 is 16x52, and the net refuses it"
-            ),
         )
         for path in PRESETS
     ],
@@ -318,14 +315,10 @@ def test_every_pyramid_level_is_a_picture_that_smalldepth_takes(path: Path) -> N
         pytest.param(
             "loss.apx.weight",
             "loss.apx.weight",
-            marks=pytest.mark.xfail(
-                strict=True, reason="a dotted key in a preset is told loss.pyramid.weight"
-            ),
         ),
         pytest.param(
             "training.lr",
             "training.learning_rate",
-            marks=pytest.mark.xfail(strict=True, reason="told 'training', which was right"),
         ),
     ],
 )

@@ -95,7 +95,6 @@ def test_order_of_modules_does_not_count_but_their_place_does(package: Path) -> 
     assert code_fingerprint(["a.py"]) != code_fingerprint(["c.py"])
 
 
-@pytest.mark.xfail(strict=True, reason="only docstrings at the head of a body are left out")
 def test_docstrings_of_attributes_do_not_count(package: Path) -> None:
     """The package writes constants as `X = 1` with a string below (models/posenet.py)."""
     (package / "a.py").write_text('X = 1\n"""Old words."""\n')
