@@ -1,7 +1,7 @@
 """fadepth: data -> teacher (HQDecv2) -> SmallDepth variants -> evaluation -> tables.
 
     snakemake --cores 8 reports/table_ablation.csv
-    snakemake --cores 8 --configfile config/kitti_mini.yaml reports/table_ablation.csv
+    snakemake --cores 8 reports/table_ablation.csv --configfile config/kitti_mini.yaml
 
 Settings: one preset, `config/quick.yaml` unless `--configfile` names another. Studies:
 `ablations/*.yaml`, one table each. Results: `runs/` (one folder a training), `reports/`.

@@ -127,6 +127,13 @@ class StudentSettings(Settings):
     width: float = Field(1.0, gt=0, le=4, description="factor on all channel counts")
     etm: EtmSettings = EtmSettings()
 
+    @field_validator("sparsity")
+    @classmethod
+    def _design_is_built(cls, value: str) -> str:
+        if value in ("depthwise", "pconv"):
+            raise ValueError("this design is not built yet; use dense, group32 or group16")
+        return value
+
 
 class TeacherSettings(Settings):
     """HQDecv2 (`fadepth.models.hqdec`), its own training budget included."""
@@ -142,6 +149,13 @@ class TeacherSettings(Settings):
     seed: int = Field(1, ge=0)
     epochs: int | None = Field(None, ge=1, description="none: as training.epochs")
     learning_rate: float | None = Field(None, gt=0, description="none: as training.learning_rate")
+
+    @field_validator("adacoeff", "upsampler_v2", "global_map")
+    @classmethod
+    def _form_is_built(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("HQDec's own form is not built yet; use true")
+        return value
 
 
 class PoseSettings(Settings):

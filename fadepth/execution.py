@@ -27,7 +27,14 @@ from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.report.panels import draw_panel
 from fadepth.study import Run, Study
-from fadepth.training import Interrupted, Job, Training, load_depth_network, predict_targets
+from fadepth.training import (
+    Interrupted,
+    Job,
+    Training,
+    choose_device,
+    load_depth_network,
+    predict_targets,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,22 +118,23 @@ def predict_teacher(run: Run, runs: Path, manifest_path: Path, output: Path, thr
     root = data_root(run.config.data)
     frames = TrainingFrames(manifest.splits["train"], root, run.config.data, seed=run.seed)
     network, _ = load_depth_network(runs / run.id / "model.pt")
-    maps = predict_targets(network, frames)
-    with atomic_path(output) as temporary, temporary.open("wb") as file:
-        np.save(file, maps)
+    device = choose_device(run.config.training.device)
+    with atomic_path(output) as temporary:
+        predict_targets(network, frames, temporary, device)
 
 
 def network_predictor(run: Run, runs: Path, root: Path) -> tuple[Predict, int]:
     """Folded network of a run as a function from frames to disparity, and its parameters."""
     network, config = load_depth_network(runs / run.id / "model.pt")
-    network = fold(network)
+    device = choose_device(run.config.training.device)
+    network = fold(network).to(device)
     size = config.data.height, config.data.width
 
     def predict(frame: Frame) -> NDArray[np.float64]:
         pixels = resize_image(read_image(root / frame.image), *size)
         with torch.inference_mode():
-            disparity = network(torch.from_numpy(pixels)[None].float() / 255)
-        return disparity_to_inverse_depth(disparity)[0, 0].double().numpy()
+            disparity = network(torch.from_numpy(pixels)[None].to(device).float() / 255)
+        return disparity_to_inverse_depth(disparity)[0, 0].double().cpu().numpy()
 
     return predict, count_parameters(network)
 

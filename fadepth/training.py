@@ -521,18 +521,23 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
 
 
 @torch.inference_mode()
-def predict_targets(network: nn.Module, frames: TrainingFrames, batch_size: int = 8) -> np.ndarray:
-    """The teacher's disparities for APX: float16 (N, 2, H, W).
+def predict_targets(
+    network: nn.Module, frames: TrainingFrames, path: Path, device: torch.device
+) -> None:
+    """Write the teacher's disparities for APX to `path` (.npy): float16 (N, 2, H, W).
 
     Channel 0 is the prediction for the clean image, channel 1 that for the mirrored image,
-    mirrored back. Computed once per teacher, and the same for every student.
+    mirrored back. Computed once per teacher, and the same for every student. The file is filled
+    batch by batch: for all of KITTI it holds 20 GB.
     """
-    maps = []
-    for start in range(0, len(frames), batch_size):
-        indices = range(start, min(start + batch_size, len(frames)))
-        image = torch.stack([frames.clean(index) for index in indices])
+    size = frames.settings.height, frames.settings.width
+    maps = np.lib.format.open_memmap(path, "w+", np.float16, (len(frames), 2, *size))
+    network = network.to(device)
+    for start in range(0, len(frames), 8):
+        stop = min(start + 8, len(frames))
+        image = torch.stack([frames.clean(index) for index in range(start, stop)]).to(device)
         both = torch.cat([network(image), network(image.flip(-1)).flip(-1)], 1)
-        maps.append(both.to(torch.float16).numpy())
-        if start // batch_size % 20 == 0:
-            log.info("teacher predictions: %d of %d frames", indices.stop, len(frames))
-    return np.concatenate(maps)
+        maps[start:stop] = both.to(torch.float16).cpu().numpy()
+        if start // 8 % 20 == 0:
+            log.info("teacher predictions: %d of %d frames", stop, len(frames))
+    maps.flush()
