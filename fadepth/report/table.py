@@ -16,7 +16,7 @@ Mark = Literal["best", "second"]
 
 _WARNINGS = {
     "smoke": "smoke: not a result",
-    "quick": "quick: little data, low resolution, few steps; says nothing about the paper's numbers",
+    "quick": "quick: little data, low resolution; says nothing about the paper's numbers",
 }
 
 

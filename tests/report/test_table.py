@@ -133,7 +133,7 @@ def test_latex_escapes_text_but_not_maths_of_headers():
     ("scale", "sentence"),
     [
         ("smoke", "smoke: not a result"),
-        ("quick", "quick: synthetic data, low resolution; says nothing about the paper's numbers"),
+        ("quick", "quick: little data, low resolution; says nothing about the paper's numbers"),
     ],
 )
 def test_small_scales_say_that_they_are_no_evidence(scale, sentence):
