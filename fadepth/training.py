@@ -330,6 +330,7 @@ class Training:
             jitter=self.config.data.jitter,
             ssim_weight=loss.ssim_weight,
             warp_at=loss.warp_at,
+            automask=loss.automask,
             epoch=step / self.steps_per_epoch,
             generator=generator_of(self.job.seed, 2, step),
         )

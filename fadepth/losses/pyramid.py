@@ -29,7 +29,7 @@ from fadepth.config import JitterSettings, PyramidSettings
 from fadepth.data.augment import jitter_batch
 from fadepth.geometry import disparity_to_depth, disparity_to_inverse_depth
 from fadepth.losses.masks import charbonnier, masked_mean
-from fadepth.losses.photometric import Views, upsample, warped_error
+from fadepth.losses.photometric import Views, identity_error, upsample, warped_error
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def pyramid_loss(
     jitter: JitterSettings,
     ssim_weight: float,
     warp_at: str,
+    automask: bool,
     epoch: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -117,6 +118,7 @@ def pyramid_loss(
         jitter: strength of the relighting.
         ssim_weight: of the photometric error.
         warp_at: "full", or "scale": compare level l at its own size, and its finest scale only.
+        automask: whether unwarped neighbours join the minimum, as in `base_loss`.
         epoch: fractional epoch, for the warm-up of the consistency weight.
         generator: source of flips and jitter, seeded by the caller.
 
@@ -140,10 +142,14 @@ def pyramid_loss(
             size = view.image.shape[-2:] if warp_at == "scale" else clean.shape[-2:]
             seen = views.resized(*size)
             mask = F.interpolate(visible.to(clean.dtype), size, mode="area")
+            # As in the base loss: what the unwarped neighbours explain better (a car ahead that
+            # drives as fast as the camera) must not be pushed to infinity.
+            still = identity_error(seen, ssim_weight) if automask else None
             for disparity, scale in zip(used, scales, strict=True):
                 depth = disparity_to_depth(upsample(disparity, seen.target))
                 error, _ = warped_error(seen, depth, ssim_weight)
-                term = masked_mean(error, mask)
+                kept = error if still is None else torch.minimum(error, still)
+                term = masked_mean(kept, mask)
                 photometric = photometric + weight * scale / sum(scales) * term
         agreement = agreement + weight * consistency(disparities[0], reference, visible)
     photometric, agreement = photometric / total_weight, agreement / total_weight

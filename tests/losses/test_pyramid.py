@@ -86,6 +86,7 @@ def loss_of(
     scene: Views | None = None,
     visible: Tensor | None = None,
     warp_at: str = "full",
+    automask: bool = False,
     epoch: float = 10,
     seed: int = 0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -101,6 +102,7 @@ def loss_of(
         jitter=JitterSettings(),
         ssim_weight=0.85,
         warp_at=warp_at,
+        automask=automask,
         epoch=epoch,
         generator=seeded(seed),
     )
@@ -414,3 +416,18 @@ def test_same_generator_same_loss(student: SmallDepth) -> None:
     losses = [loss_of(student, reference, settings(levels=2), seed=s)[0].item() for s in (0, 0, 1)]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+# Auto-mask
+
+
+@pytest.mark.parametrize("warp_at", ["full", "scale"])
+def test_what_stands_still_costs_nothing_with_the_automask(warp_at: str) -> None:
+    """Neighbours equal to the target: the motion is wrong everywhere, the unwarped ones explain."""
+    moving = views()
+    still = Views(moving.target, [moving.target] * 2, moving.intrinsics, moving.poses)
+    reference = ramp(still.target)
+    options = settings(levels=2, consistency_weight=0.0)
+    masked, _ = loss_of(Spy(ramp), reference, options, scene=still, warp_at=warp_at, automask=True)
+    plain, _ = loss_of(Spy(ramp), reference, options, scene=still, warp_at=warp_at)
+    assert float(masked) < 1e-6 < 1e-2 < float(plain)
