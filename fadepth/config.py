@@ -162,6 +162,7 @@ class PoseSettings(Settings):
     """Pose network (`fadepth.models.posenet`)."""
 
     width: float = Field(1.0, gt=0, le=4)
+    downscale: int = Field(1, ge=1, le=4, description="the network sees images this much smaller")
     mirror: bool = Field(
         False,
         description="average each motion with that of the mirrored pair, mirrored back [derived]",
@@ -219,6 +220,9 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["step", "cosine"] = Field(
         "step", description="step: x0.1 after 3/4 of the epochs; cosine: warm-up, then to 1 %"
+    )
+    beta2: float = Field(
+        0.999, gt=0, lt=1, description="Adam's memory of squared gradients, 1 / (1 - beta2) steps"
     )
     weight_decay: float = Field(0.0, ge=0)
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")

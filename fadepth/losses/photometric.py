@@ -5,8 +5,8 @@ any public source; which one it is remains open, and this choice is [derived].
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,23 +27,27 @@ class Views:
         sources: the neighbours, each (B, 3, H, W) in [0, 1].
         intrinsics: (B, 3, 3), pixels at H x W.
         poses: for each source its T_target_to_source (B, 4, 4).
+        cache: what has been computed from the images alone.
     """
 
     target: Tensor
     sources: Sequence[Tensor]
     intrinsics: Tensor
     poses: Sequence[Tensor]
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
+    @property
     def moments(self) -> Moments:
         """`local_moments` of the target, which every warp is compared with."""
-        return local_moments(self.target)
+        if "moments" not in self.cache:
+            self.cache["moments"] = local_moments(self.target)
+        return self.cache["moments"]
 
     def resized(self, height: int, width: int) -> "Views":
         """The same views at another size: images by area, cameras by the half-pixel rule."""
         if (height, width) == tuple(self.target.shape[-2:]):
             return self
-        down = [F.interpolate(image, (height, width), mode="area") for image in self.images]
+        down = [shrink(image, height, width) for image in (self.target, *self.sources)]
         factors = [width / self.target.shape[-1], height / self.target.shape[-2]]
         scale = torch.tensor([*factors, 1.0]).to(self.intrinsics).view(3, 1)
         intrinsics = self.intrinsics * scale
@@ -51,15 +55,16 @@ class Views:
         intrinsics[:, :2, 2:] += 0.5 * (scale[:2] - 1)
         return Views(down[0], down[1:], intrinsics, self.poses)
 
-    @property
-    def images(self) -> list[Tensor]:
-        """Target first, then the sources."""
-        return [self.target, *self.sources]
-
     def with_detached_poses(self) -> "Views":
-        """The same views, with motions that take no gradient."""
-        poses = [pose.detach() for pose in self.poses]
-        return Views(self.target, self.sources, self.intrinsics, poses)
+        """The same views and the same cache, with motions that take no gradient."""
+        return replace(self, poses=[pose.detach() for pose in self.poses])
+
+
+def shrink(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize (B, C, H, W) to a smaller size by area, or return it as it is."""
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    return F.interpolate(image, (height, width), mode="area")
 
 
 def photometric_error(
@@ -104,9 +109,12 @@ def warped_error(views: Views, depth: Tensor, ssim_weight: float) -> tuple[Tenso
 
 def identity_error(views: Views, ssim_weight: float) -> Tensor:
     """Smallest photometric error (B, 1, H, W) of the sources as they are, without a warp."""
-    sources = torch.cat(list(views.sources))
-    error = photometric_error(sources, views.target, ssim_weight, views.moments)
-    return error.view(len(views.sources), -1, *error.shape[1:]).amin(0)
+    key = "identity", ssim_weight
+    if key not in views.cache:
+        sources = torch.cat(list(views.sources))
+        error = photometric_error(sources, views.target, ssim_weight, views.moments)
+        views.cache[key] = error.view(len(views.sources), -1, *error.shape[1:]).amin(0)
+    return views.cache[key]
 
 
 def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
@@ -163,8 +171,8 @@ def base_loss(
     photometric, smooth = target.new_zeros(()), target.new_zeros(())
     finest: tuple[Tensor, Tensor, Tensor] | None = None
     for disparity in disparities:
-        own = views.resized(*disparity.shape[-2:])
-        seen = own if settings.warp_at == "scale" else views
+        size = disparity.shape[-2:]
+        seen = views.resized(*size) if settings.warp_at == "scale" else views
         error, visible = warped_error(
             seen, disparity_to_depth(upsample(disparity, seen.target)), weight
         )
@@ -175,7 +183,8 @@ def base_loss(
         kept = torch.minimum(error, still) if settings.automask else error
         photometric = photometric + kept.mean() / len(disparities)
         factor = target.shape[-2] / disparity.shape[-2]
-        smooth = smooth + smoothness(disparity, own.target) / factor / len(disparities)
+        roughness = smoothness(disparity, shrink(seen.target, *size))
+        smooth = smooth + roughness / factor / len(disparities)
     assert finest is not None, "a network returns at least one disparity"
     moving = automask(finest[0], finest[2]) if settings.automask else torch.ones_like(finest[1])
     return BaseLoss(

@@ -314,7 +314,7 @@ def test_at_own_size_a_level_is_compared_with_small_pictures() -> None:
 def test_photometric_term_counts_visible_pixels_only(warp_at: str) -> None:
     scene = views()
     # The hidden half is flat in all pictures and costs next to nothing.
-    for image in scene.images:
+    for image in (scene.target, *scene.sources):
         image[..., :48] = 0.5
     options = settings(levels=2, jitter=False, flip=False, consistency_weight=0)
     reference = mirrored_equally(scene.target)
