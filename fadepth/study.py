@@ -325,7 +325,8 @@ def _label(file: StudyFile, levels: Mapping[str, str]) -> str:
         file.factors[name].label + ("" if level == "on" else f" {level}")
         for name, level in _changed(file, levels)
     ]
-    return " + ".join([file.base_label, *parts])
+    # Short, since tables and MLflow's list cut long names.
+    return "+ " + " + ".join(parts) if parts else file.base_label
 
 
 def _slug(file: StudyFile, levels: Mapping[str, str]) -> str:

@@ -34,6 +34,7 @@ from fadepth.losses.apx import apx_loss, flip_reliability
 from fadepth.losses.photometric import BaseLoss, Views, base_loss
 from fadepth.losses.pyramid import pyramid_loss
 from fadepth.models import HQDecV2, SmallDepth
+from fadepth.models.etm import kernels_summed_once
 from fadepth.models.posenet import PoseNet
 
 log = logging.getLogger(__name__)
@@ -377,7 +378,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.losses(batch, step)
+        with kernels_summed_once():
+            losses = self.losses(batch, step)
         losses["total"].backward()
         if self.settings.clip_gradient:
             nn.utils.clip_grad_norm_(self.networks.parameters(), self.settings.clip_gradient)

@@ -104,7 +104,7 @@ def test_components_are_the_full_factorial_fewest_changes_first() -> None:
     assert [len(names) for names in on] == [0, 1, 1, 1, 2, 2, 2, 3]
     assert len({tuple(names) for names in on}) == 8
     assert rows[0].label == "SmallDepth"
-    assert rows[-1].label == "SmallDepth + ETM + pyramid loss + APX"
+    assert rows[-1].label == "+ ETM + pyramid loss + APX"
     assert [row.kind for row in study.rows[8:]] == ["teacher"] + ["baseline"] * 3
 
 
@@ -150,11 +150,11 @@ def test_three_levels_and_their_names(write: Callable[..., Path]) -> None:
     labels = [row.label for row in study.rows if row.kind == "variant"]
     assert labels == [
         "SmallDepth",
-        "SmallDepth + ETM rep",
-        "SmallDepth + ETM ac",
-        "SmallDepth + pyramid loss",
-        "SmallDepth + ETM rep + pyramid loss",
-        "SmallDepth + ETM ac + pyramid loss",
+        "+ ETM rep",
+        "+ ETM ac",
+        "+ pyramid loss",
+        "+ ETM rep + pyramid loss",
+        "+ ETM ac + pyramid loss",
     ]
     assert len(variants(study.file)) == 6
     # Nothing in this study needs a teacher.
@@ -193,7 +193,7 @@ def test_names_labels_and_comments_change_no_id(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text("# A comment.\n" + text)
     assert ids(resolved(path)) == ids(resolved())
-    assert by_slug(resolved(path))["etm"].label == "SmallDepth + E"
+    assert by_slug(resolved(path))["etm"].label == "+ E"
 
 
 def test_spelled_out_defaults_change_no_id() -> None:

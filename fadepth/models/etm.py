@@ -27,7 +27,8 @@ with fewer groups is denser, has taps where the unit has none, and is refused at
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, cast
@@ -563,6 +564,26 @@ def _make_branches(branches: str | Sequence[BranchFactory], window: Window) -> l
 # --------------------------------------------------------------------------- unit and folding
 
 
+_summed: dict[nn.Module, Tensor] | None = None
+"""The kernels of the units that have run within `kernels_summed_once`; None outside."""
+
+
+@contextmanager
+def kernels_summed_once() -> Iterator[None]:
+    """Within, a unit in kernel space sums its kernels at its first run only.
+
+    For a training step that runs one network several times, as the pyramid loss does: the sums
+    depend on the weights alone. Update no weight within. (The idea of
+    `torch.nn.utils.parametrize.cached`.)
+    """
+    global _summed
+    outer, _summed = _summed, {}
+    try:
+        yield
+    finally:
+        _summed = outer
+
+
 class EtmConv2d(nn.Module):
     """A convolution unit (BN included, ReLU not) that trains with branches and folds into one conv.
 
@@ -613,7 +634,7 @@ class EtmConv2d(nn.Module):
         if w.ending == "bn":
             padded = self._pad(x)
             return reduce(torch.add, [branch(padded, x) for branch in self._kinds()])
-        kernel, _ = self._sum_of_branches()  # no BN inside, so no bias
+        kernel = self._summed_kernel()
         if self.padding_mode == "zeros":
             return self.norm(convolve(x, kernel, w.stride, w.groups, w.padding))
         return self.norm(convolve(self._pad(x), kernel, w.stride, w.groups))
@@ -625,6 +646,14 @@ class EtmConv2d(nn.Module):
 
     def _kinds(self) -> list[Branch]:
         return cast(list[Branch], list(self.branches))
+
+    def _summed_kernel(self) -> Tensor:
+        kernel = None if _summed is None else _summed.get(self)
+        if kernel is None:
+            kernel, _ = self._sum_of_branches()  # no BN inside, so no bias
+            if _summed is not None:
+                _summed[self] = kernel
+        return kernel
 
     def _sum_of_branches(self) -> tuple[Tensor, Tensor]:
         kernels, biases = zip(*(branch.kernel_and_bias() for branch in self._kinds()), strict=True)

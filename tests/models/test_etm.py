@@ -1,9 +1,11 @@
 """ETM: folding is exact, and what cannot fold is refused."""
 
+import contextlib
 import copy
 import itertools
 from functools import partial
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from fadepth.models.etm import (
     TwoSquares,
     compose,
     fold,
+    kernels_summed_once,
     regroup,
 )
 
@@ -320,3 +323,32 @@ def test_strided_1x1_in_channels_last_has_the_same_gradient(channels: int) -> No
         (unit(x.to(memory_format=memory_format)) * weight).mean().backward()
         gradients.append(unit.get_parameter(FIRST_WEIGHT).grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+
+
+def test_kernels_summed_once_changes_no_gradient_and_ends_with_its_block() -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(4, 8, 3, branches="ac", space="kernel").double().train()
+    images = [torch.rand(2, 4, 9, 8, dtype=torch.float64) for _ in range(3)]
+    gradients: list[list[Tensor]] = []
+    sums: list[int] = []
+    for around in (contextlib.nullcontext, kernels_summed_once):
+        unit.zero_grad(set_to_none=True)
+        with (
+            around(),
+            mock.patch.object(
+                EtmConv2d, "_sum_of_branches", autospec=True, side_effect=EtmConv2d._sum_of_branches
+            ) as summed,
+        ):
+            loss = torch.stack([unit(image).square().mean() for image in images]).sum()
+        sums.append(summed.call_count)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients.append([cast(Tensor, p.grad).clone() for p in unit.parameters()])
+    assert sums == [3, 1]
+    for separate, shared in zip(*gradients, strict=True):
+        torch.testing.assert_close(shared, separate, rtol=1e-12, atol=1e-14)
+    # The weights have moved: the next block must not see the old sum.
+    with torch.no_grad():
+        unit.get_parameter(FIRST_WEIGHT).mul_(2)
+    with kernels_summed_once():
+        after = unit._summed_kernel()
+    assert torch.equal(after, unit._sum_of_branches()[0])
