@@ -131,7 +131,7 @@ def demand_determinism(device: torch.device) -> None:
     """Choose deterministic kernels wherever the order of a sum could vary.
 
     One CPU thread has one order of summation, with any kernel. There the mode only costs: it took
-    a third of a step on torch 2.13, through slower convolution gradients and NaN in all new memory.
+    a fifth of a step on torch 2.13, by slower convolution gradients and NaN in all new memory.
     """
     varies = device.type == "cuda" or torch.get_num_threads() > 1
     torch.use_deterministic_algorithms(varies, warn_only=True)

@@ -341,7 +341,7 @@ def test_kernels_summed_once_changes_no_gradient_and_ends_with_its_block() -> No
         ):
             loss = torch.stack([unit(image).square().mean() for image in images]).sum()
         sums.append(summed.call_count)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradients.append([cast(Tensor, p.grad).clone() for p in unit.parameters()])
     assert sums == [3, 1]
     for separate, shared in zip(*gradients, strict=True):
