@@ -48,12 +48,13 @@ DESIGNS = {
     "dense": Design((16, 32, 64, 128, 192), (0, 1, 2, 3, 3), None),
     "group32": Design((16, 32, 64, 160, 320), (0, 1, 2, 5, 6), 32),
     "group16": Design((16, 32, 64, 160, 320), (0, 1, 2, 7, 8), 16),
+    "depthwise": Design((16, 32, 64, 160, 352), (0, 1, 2, 6, 11), 1),
 }
 """Sparsity designs with about 2 M parameters each [derived]."""
 
 
 def _design(sparsity: str) -> Design:
-    if sparsity in ("depthwise", "pconv"):
+    if sparsity == "pconv":
         raise FadepthError(f"sparsity '{sparsity}' is not built yet: use {', '.join(DESIGNS)}.")
     if sparsity not in DESIGNS:
         raise FadepthError(f"unknown sparsity '{sparsity}': use {', '.join(DESIGNS)}.")
@@ -67,7 +68,7 @@ def _scaled_channels(design: Design, width: float) -> list[int]:
     channels = []
     for stage, count in enumerate(design.channels, start=1):
         wide = design.group_width is not None and stage >= FIRST_WIDE_STAGE
-        step = design.group_width if wide and design.group_width else DENSE_STEP
+        step = max(DENSE_STEP, design.group_width or 1) if wide else DENSE_STEP
         channels.append(max(1, round(count * width / step)) * step)
     return channels
 

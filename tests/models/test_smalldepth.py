@@ -76,7 +76,11 @@ def test_layer_table(folded: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("sparsity", "millions", "convs", "gmacs"),
-    [("dense", 1.965, 20, 0.874), ("group16", 1.979, 45, 0.852)],
+    [
+        ("dense", 1.965, 20, 0.874),
+        ("group16", 1.979, 45, 0.852),
+        ("depthwise", 2.001, 49, 0.790),
+    ],
 )
 def test_other_designs(sparsity: str, millions: float, convs: int, gmacs: float) -> None:
     model = fold(SmallDepth("off", sparsity))
@@ -85,10 +89,11 @@ def test_other_designs(sparsity: str, millions: float, convs: int, gmacs: float)
     assert macs(model, 192, 640) / 1e9 == pytest.approx(gmacs, abs=5e-4)
 
 
+@pytest.mark.parametrize("sparsity", ["group32", "depthwise"])
 @pytest.mark.parametrize(("etm", "space"), VARIANTS)
-def test_etm_does_not_change_the_inference_net(etm: str, space: Space) -> None:
-    plain = fold(SmallDepth("off", width=0.25))
-    model = fold(SmallDepth(etm, etm_space=space, width=0.25))
+def test_etm_does_not_change_the_inference_net(etm: str, space: Space, sparsity: str) -> None:
+    plain = fold(SmallDepth("off", sparsity, width=0.25))
+    model = fold(SmallDepth(etm, sparsity, etm_space=space, width=0.25))
     assert parameters(model) == parameters(plain)
     assert convolutions(model) == convolutions(plain)
     assert operations(model) == operations(plain)
@@ -192,8 +197,6 @@ def test_width_scales_and_keeps_the_group_width() -> None:
 def test_refusals(folded: nn.Module) -> None:
     with pytest.raises(FadepthError, match="'pconv' is not built yet"):
         SmallDepth(sparsity="pconv")
-    with pytest.raises(FadepthError, match="'depthwise' is not built yet"):
-        SmallDepth(sparsity="depthwise")
     with pytest.raises(FadepthError, match="unknown sparsity 'group8'"):
         SmallDepth(sparsity="group8")
     with pytest.raises(FadepthError, match="unknown ETM branch set"):
