@@ -5,16 +5,22 @@ Heavy libraries are imported inside the commands, so that `fadepth --help` answe
 
 import json
 import logging
+import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fadepth.config import load_yaml, merge
 from fadepth.errors import FadepthError
 from fadepth.study import Run, Study, resolve_all
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from fadepth.evaluation.complexity import Part
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +44,7 @@ Override = Annotated[
     str, typer.Option(help='settings as JSON on top of the preset, such as {"seeds": [1, 2]}')
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
+NetworkName = Literal["smalldepth", "hqdecv2"]
 RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
 
 
@@ -77,14 +84,18 @@ def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[
     settings: dict[str, Any] = {}
     for file in files:
         settings = merge(settings, load_yaml(file))
-    try:
-        extra = json.loads(override)
-    except json.JSONDecodeError as error:
-        raise FadepthError(
-            f"--override is not JSON ({error}): write it as {{'key': value}}"
-        ) from None
+    extra = _parse_override(override)
     origin = " + ".join(str(file) for file in files)
     return merge(settings, extra), origin + (" + overrides" if extra else "")
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise FadepthError(
+            f'--override is not a JSON object ({error}): write it as {{"key": value}}'
+        ) from None
 
 
 def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
@@ -221,6 +232,64 @@ def _state(folder: Path) -> str:
         age = time.time() - progress.stat().st_mtime
         return f"step {content['step']}/{content['steps']}, {age:.0f} s ago"
     return "to do"
+
+
+@app.command()
+def describe(
+    network: Annotated[NetworkName, typer.Argument(help="which network")],
+    size: Annotated[str, typer.Option(help="height x width of the image, pixels")] = "192x640",
+    depth: Annotated[int, typer.Option(min=1, help="how far parts are split")] = 3,
+    etm: Annotated[str, typer.Option(help="SmallDepth's branches while training")] = "ac",
+    preset: Annotated[
+        list[Path] | None,
+        typer.Option(help="settings file(s), later ones on top; default: the full-size networks"),
+    ] = None,
+    override: Override = "{}",
+) -> None:
+    """List a network's parts with parameters and MACs, SmallDepth's before and after folding."""
+    from rich.console import Console
+
+    from fadepth.config import parse_config
+    from fadepth.evaluation.complexity import describe_network
+    from fadepth.models import fold
+    from fadepth.training import build_depth_network
+
+    height, width = _parse_size(size)
+    settings, origin = load_preset(preset) if preset else ({}, "the defaults")
+    for changes in ({"student.etm.branches": etm}, _parse_override(override)):
+        settings = merge(settings, changes)
+    origin += " + --etm + --override"
+    kind: Literal["student", "teacher"] = "student" if network == "smalldepth" else "teacher"
+    model = build_depth_network(parse_config(settings, origin), kind)
+    forms = {"in training": model, "folded, for inference": fold(model)}
+    if kind == "teacher":
+        forms = {"for inference": model.eval()}
+    for title, form in forms.items():
+        parts = describe_network(form, height, width, depth)
+        Console().print(_parts_table(f"{network}, {title}, {height}x{width}", parts))
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise FadepthError(f"--size is '{text}': write height x width in pixels, such as 192x640")
+    return int(match[1]), int(match[2])
+
+
+def _parts_table(title: str, parts: list["Part"]) -> "RichTable":
+    from rich.table import Table as RichTable
+
+    view = RichTable(title=title, show_footer=True)
+    total = sum(part.parameters for part in parts), sum(part.macs for part in parts)
+    view.add_column("part", "total")
+    view.add_column("kind")
+    view.add_column("output", justify="right")
+    view.add_column("parameters", f"{total[0]:,}", justify="right")
+    view.add_column("MMAC", f"{total[1] / 1e6:,.1f}", justify="right")
+    for part in parts:
+        shape = "x".join(str(side) for side in part.shape or ())
+        view.add_row(part.name, part.kind, shape, f"{part.parameters:,}", f"{part.macs / 1e6:,.1f}")
+    return view
 
 
 @app.command()
