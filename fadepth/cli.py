@@ -261,8 +261,9 @@ def describe(
     origin += " + --etm + --override"
     kind: Literal["student", "teacher"] = "student" if network == "smalldepth" else "teacher"
     model = build_depth_network(parse_config(settings, origin), kind)
-    forms = {"in training": model, "folded, for inference": fold(model)}
-    if kind == "teacher":
+    if kind == "student":
+        forms = {"in training": model, "folded, for inference": fold(model)}
+    else:
         forms = {"for inference": model.eval()}
     for title, form in forms.items():
         parts = describe_network(form, height, width, depth)

@@ -19,6 +19,7 @@ from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, data_identity, prepare_data
 from fadepth.errors import FadepthError
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
+from fadepth.evaluation.complexity import count_parameters
 from fadepth.evaluation.evaluate import Predict, evaluate, resize_disparity
 from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
 from fadepth.files import atomic_path, write_atomic
@@ -98,11 +99,6 @@ def train_run(
         status="finished", ended=time.time(), parameters_inference=count_parameters(fold(network))
     )
     log.warning("trained; results are in %s", folder)
-
-
-def count_parameters(network: torch.nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def write_settings(run: Run, folder: Path) -> None:

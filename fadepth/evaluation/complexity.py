@@ -5,6 +5,7 @@ Multiply-accumulates (MAC) are those of convolutions and matrix products, as tor
 are left out, as in the field's tables.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ def describe_network(network: nn.Module, height: int, width: int, depth: int = 2
     """
     if depth < 1:
         raise FadepthError(f"depth must be 1 or more, not {depth}.")
+    network = copy.deepcopy(network)  # the caller's keeps its statistics and has no hooks
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def remember(module: nn.Module, _inputs: object, output: object) -> None:
@@ -64,15 +66,10 @@ def describe_network(network: nn.Module, height: int, width: int, depth: int = 2
         if isinstance(first, Tensor):
             shapes.setdefault(module, tuple(first.shape[1:]))
 
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    hooks = [module.register_forward_hook(remember) for module in network.modules()]
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(torch.rand(1, 3, height, width))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.load_state_dict(state)
+    for module in network.modules():
+        module.register_forward_hook(remember)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.rand(1, 3, height, width))
     macs = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     root = type(network).__name__
 
@@ -86,20 +83,21 @@ def describe_network(network: nn.Module, height: int, width: int, depth: int = 2
         cost = macs_of(name, module)
         return Part(name, _kind(module), shapes.get(module), count_parameters(module), cost)
 
-    def split(name: str, module: nn.Module, levels: int) -> Iterator[Part]:
-        own = part(name, module)
-        children = [(f"{name}.{child}", inner) for child, inner in module.named_children()]
-        parts = [part(*child) for child in children]
-        parameters, cost = sum(p.parameters for p in parts), sum(p.macs for p in parts)
-        if levels and parts and (parameters, cost) == (own.parameters, own.macs):
-            for child in children:
-                yield from split(*child, levels - 1)
+    def split(own: Part, module: nn.Module, levels: int) -> Iterator[Part]:
+        children = [
+            (part(f"{own.name}.{name}", child), child) for name, child in module.named_children()
+        ]
+        parameters = sum(inner.parameters for inner, _ in children)
+        cost = sum(inner.macs for inner, _ in children)
+        if levels and children and (parameters, cost) == (own.parameters, own.macs):
+            for inner, child in children:
+                yield from split(inner, child, levels - 1)
         elif own.parameters or own.macs:
             yield own
 
     rows: list[Part] = []
     for name, child in network.named_children():
-        rows += split(name, child, depth - 1)
+        rows += split(part(name, child), child, depth - 1)
     return rows
 
 

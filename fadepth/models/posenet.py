@@ -28,7 +28,7 @@ class PoseNet(nn.Module):
     Args:
         width: factor on the channels.
         downscale: the pair is averaged over squares of this many pixels first. At 2 a step costs a
-            quarter, for motions that are as exact where pixels move by more than one.
+            quarter; what it does to depth is in docs/decisions/007.
     """
 
     def __init__(self, width: float = 1.0, downscale: int = 1) -> None:
