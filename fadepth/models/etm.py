@@ -22,7 +22,8 @@ Two spaces, chosen by `EtmConv2d(space=...)`:
 
 All kernels here have the layout of `nn.Conv2d.weight`, (out, in / groups, height, width). A branch
 with more groups than its unit is sparser, and embeds as a block-diagonal kernel (`regroup`); one
-with fewer groups is denser, has taps where the unit has none, and is refused at construction.
+with fewer groups is denser, has taps where the unit has none, and is refused at construction, as
+is every other chain of layers that is not one k x k convolution (`_why_no_fold`).
 """
 
 import copy
@@ -253,6 +254,7 @@ class Branch(nn.Module):
     """A chain of one or two layers, seen as one linear map of the unit's k x k window.
 
     A kind of branch says in `build` which layers it chains and in `obstacle` where it has no place.
+    Nothing nonlinear may stand between the layers.
     `groups`: the branch's own groups, a multiple of the unit's (default: the unit's).
     Raises FadepthError if the branch could not be folded into the unit.
     """
@@ -274,15 +276,10 @@ class Branch(nn.Module):
         self.window = window
         layers = self.build(window, groups)
         self.layers = nn.Sequential(*layers)
-        for layer in layers:
-            if layer.groups % window.groups:
-                raise FadepthError(
-                    f"ETM branch {kind} with {layer.groups} groups is denser than its unit with "
-                    f"{window.groups} and cannot fold: give it a multiple of the unit's groups."
-                )
-        extents = [layer.extent for layer in layers]
-        reach = [sum(extent[axis] - 1 for extent in extents) + 1 for axis in (0, 1)]
-        self.crop = tuple((window.kernel_size - r) // 2 for r in reach)
+        reason = _why_no_fold(window, layers)
+        if reason:
+            raise FadepthError(f"ETM branch {kind} cannot fold: {reason}.")
+        self.crop = tuple((window.kernel_size - reach) // 2 for reach in _reach(layers))
 
     @classmethod
     def obstacle(cls, w: Window) -> str | None:
@@ -314,6 +311,39 @@ class Branch(nn.Module):
         for following in rest:
             first = compose(first, following, groups)
         return centre(first[0], self.window.kernel_size), first[1]
+
+
+def _reach(layers: list[Layer]) -> list[int]:
+    """Height and width of what one output of the chain sees, if no layer but the last strides."""
+    return [sum(layer.extent[axis] - 1 for layer in layers) + 1 for axis in (0, 1)]
+
+
+def _why_no_fold(w: Window, layers: list[Layer]) -> str | None:
+    """Why a chain of layers is not one convolution of the unit's window; None if it is."""
+    for index, layer in enumerate(layers):
+        if layer.groups % w.groups:
+            return (
+                f"a layer with {layer.groups} groups is denser than its unit with {w.groups}, "
+                "give it a multiple of the unit's groups"
+            )
+        if layer.stride > 1 and any(later.extent != (1, 1) for later in layers[index + 1 :]):
+            return "only 1x1 layers may follow one with a stride, let the last large layer stride"
+        fixed = isinstance(layer.norm, nn.BatchNorm2d) and layer.norm.track_running_stats
+        if not fixed and not isinstance(layer.norm, Scale | nn.Identity):
+            return (
+                f"{type(layer.norm).__name__} is no fixed affine map in evaluation, "
+                "use batch norm with running statistics"
+            )
+    stride = math.prod(layer.stride for layer in layers)
+    if stride != w.stride:
+        return f"its stride is {stride} and the unit's {w.stride}, they must be the same"
+    if any(reach > w.kernel_size or (w.kernel_size - reach) % 2 for reach in _reach(layers)):
+        height, width = _reach(layers)
+        return (
+            f"it sees {height}x{width} pixels, which cannot be centred in the unit's "
+            f"{w.kernel_size}x{w.kernel_size}"
+        )
+    return None
 
 
 def _needs_area(w: Window) -> str | None:
@@ -554,7 +584,12 @@ def _make_branches(branches: str | Sequence[BranchFactory], window: Window) -> l
     if not isinstance(branches, str):
         if not branches:
             raise FadepthError("ETM needs at least one branch: name a set or give its kinds.")
-        return [make(window) for make in branches]
+        made = [make(window) for make in branches]
+        if any(branch.window != window for branch in made):
+            raise FadepthError(
+                "an ETM branch was built for another unit: give kinds, not branches."
+            )
+        return made
     if branches not in BRANCH_SETS:
         raise FadepthError(f"unknown ETM branch set '{branches}': use {', '.join(BRANCH_SETS)}.")
     kinds = (POINT_SETS if window.kernel_size == 1 else BRANCH_SETS)[branches]
@@ -685,15 +720,14 @@ def fold(model: nn.Module) -> nn.Module:
     Parts a module lists in its attribute `training_only` (names of submodules) are replaced by
     None. The original is not altered. A model without ETM comes back as a copy in eval mode.
     """
-    folded = copy.deepcopy(model).eval()
-    if isinstance(folded, EtmConv2d):
-        return folded.fold_unit()
-    convs: dict[nn.Module, nn.Conv2d] = {}  # a unit used in two places stays shared
-    for name, module in list(folded.named_modules(remove_duplicate=False)):
-        if isinstance(module, EtmConv2d):
-            if module not in convs:
-                convs[module] = module.fold_unit()
-            folded.set_submodule(name, convs[module])
+    # Told that a unit's copy is its convolution, deepcopy puts that in every place of the unit.
+    convolutions: dict[int, object] = {
+        id(module): module.fold_unit()
+        for module in model.modules()
+        if isinstance(module, EtmConv2d)
+    }
+    folded = copy.deepcopy(model, convolutions).eval()
+    for module in list(folded.modules()):
         for part in getattr(module, "training_only", ()):
             setattr(module, part, None)
     return folded

@@ -7,6 +7,8 @@ convolutions in groups of 32 channels followed by 1x1 where they are many (strid
 
 Folded (`fadepth.models.etm.fold`) the net is convolution + ReLU, plain additions for the skips,
 nearest x2, one sigmoid and one bilinear x2: no norm, no attention, no concatenation, no padding op.
+The design `pconv` alone needs more: a split, a concatenation and an addition per block, since its
+3x3 convolutions leave three quarters of the channels as they are.
 """
 
 import math
@@ -31,8 +33,17 @@ typical 0.005 (17 m) instead would leave the sigmoid a slope of 0.005. At 0.07 t
 FIRST_WIDE_STAGE = 4
 """From this stage on (stride 16) a sparse design uses grouped convolutions [derived]."""
 
+FIRST_PARTIAL_STAGE = 3
+"""From this stage on (stride 8) the design `pconv` uses partial convolutions [derived]."""
+
+PARTIAL_SHARE = 4
+"""A partial convolution reads one channel in this many (FasterNet, arXiv 2303.03667)."""
+
+EXPANSION = 2
+"""Channels between the two 1x1 of a partial block, as a multiple (FasterNet)."""
+
 DENSE_STEP = 4
-"""A scaled width is a multiple of this in dense stages."""
+"""A scaled width is a multiple of this in dense stages; `PARTIAL_SHARE` divides it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Design:
 
     channels: tuple[int, int, int, int, int]
     blocks: tuple[int, int, int, int, int]
-    group_width: int | None  # channels per group in wide stages; None: dense everywhere
+    group_width: int | None  # channels per group in wide stages; None: no grouped convolutions
+    partial: bool = False  # partial convolutions in the stride-1 blocks of deep stages
 
 
 DESIGNS = {
@@ -49,13 +61,12 @@ DESIGNS = {
     "group32": Design((16, 32, 64, 160, 320), (0, 1, 2, 5, 6), 32),
     "group16": Design((16, 32, 64, 160, 320), (0, 1, 2, 7, 8), 16),
     "depthwise": Design((16, 32, 64, 160, 352), (0, 1, 2, 6, 11), 1),
+    "pconv": Design((16, 32, 64, 128, 240), (0, 1, 2, 5, 4), None, partial=True),
 }
 """Sparsity designs with about 2 M parameters each [derived]."""
 
 
 def _design(sparsity: str) -> Design:
-    if sparsity == "pconv":
-        raise FadepthError(f"sparsity '{sparsity}' is not built yet: use {', '.join(DESIGNS)}.")
     if sparsity not in DESIGNS:
         raise FadepthError(f"unknown sparsity '{sparsity}': use {', '.join(DESIGNS)}.")
     return DESIGNS[sparsity]
@@ -73,6 +84,35 @@ def _scaled_channels(design: Design, width: float) -> list[int]:
     return channels
 
 
+class PartialBlock(nn.Module):
+    """Block of the design `pconv`: (B, C, H, W) -> (B, C, H, W), FasterNet's (arXiv 2303.03667).
+
+    3x3 over the first quarter of the channels while the others pass; 1x1 to 2 C channels and ReLU;
+    1x1 back to C; the input is added. As in FasterNet, no ReLU follows the 3x3 nor the sum. Unlike
+    there, the 3x3 ends in a BN, as every ETM unit does, and so folds with a bias; a shift at this
+    place is taken out again by the BN of the 1x1 that follows, so the BN's own never learns.
+
+    Args:
+        channels: C, a multiple of 4.
+        spatial, expand, project: the three convolutions, of C/4 -> C/4, C -> 2 C and 2 C -> C
+            channels; `expand` with its ReLU.
+
+    Source: [derived]; its place in the net, and the bias of the 3x3, are our choice.
+    """
+
+    def __init__(
+        self, channels: int, spatial: nn.Module, expand: nn.Module, project: nn.Module
+    ) -> None:
+        super().__init__()
+        self.sizes = [channels // PARTIAL_SHARE, channels - channels // PARTIAL_SHARE]
+        self.spatial, self.expand, self.project = spatial, expand, project
+
+    def forward(self, x: Tensor) -> Tensor:
+        part, rest = x.split(self.sizes, dim=1)
+        mixed = torch.cat([self.spatial(part), rest], dim=1)
+        return x + self.project(self.expand(mixed))
+
+
 class SmallDepth(nn.Module):
     """The depth student: image (B, 3, H, W) in [0, 1] -> disparity in (0, 1).
 
@@ -83,9 +123,15 @@ class SmallDepth(nn.Module):
         width: factor on the channels; other than 1 is meant for smoke tests.
 
     In train mode returns [(B, 1, H, W), (B, 1, H/4, W/4), (B, 1, H/8, W/8)] (sizes rounded up), in
-    eval mode only the first. Any H, W >= 32. At width 1, "group32" folds to 1,997,105 parameters
-    and 0.861 GMAC at 192x640, whatever the ETM. The two coarse heads (434 parameters) serve
-    training only and are dropped by `fold`.
+    eval mode only the first. Any H, W >= 32. The two coarse heads (434 parameters) serve training
+    only and are dropped by `fold`. At width 1 and 192x640 the folded net has, whatever the ETM:
+
+        sparsity    parameters   GMAC    convolutions
+        dense       1,964,625    0.874   20
+        group32     1,997,105    0.861   37
+        group16     1,978,545    0.852   45
+        depthwise   2,001,233    0.790   49
+        pconv       1,981,553    0.786   45
 
     Images are used as they are: the BN of the first unit standardises them in training and folds
     away, whereas subtracting a mean first would be one more operation on the largest map.
@@ -124,13 +170,27 @@ class SmallDepth(nn.Module):
         self.head4 = _head(c1)
         self.head8 = _head(c2)
 
+    def _conv(
+        self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1
+    ) -> EtmConv2d:
+        return EtmConv2d(
+            c_in, c_out, kernel, stride, groups, branches=self.etm, space=self.etm_space
+        )
+
     def _unit(
         self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, groups: int = 1
     ) -> nn.Sequential:
-        conv = EtmConv2d(
-            c_in, c_out, kernel, stride, groups, branches=self.etm, space=self.etm_space
-        )
+        conv = self._conv(c_in, c_out, kernel, stride, groups)
         return nn.Sequential(conv, nn.ReLU(inplace=True))
+
+    def _partial_block(self, channels: int) -> PartialBlock:
+        read, inner = channels // PARTIAL_SHARE, EXPANSION * channels
+        return PartialBlock(
+            channels,
+            self._conv(read, read),
+            self._unit(channels, inner, 1),
+            self._conv(inner, channels, 1),
+        )
 
     def _stage(self, stage: int, c_in: int, c_out: int, design: Design) -> nn.Sequential:
         """A block of stride 2, then the design's number of blocks of stride 1."""
@@ -144,6 +204,8 @@ class SmallDepth(nn.Module):
                 groups = source // design.group_width
                 units += self._unit(source, source, 3, stride, groups)
                 units += self._unit(source, c_out, 1)
+            elif design.partial and stage >= FIRST_PARTIAL_STAGE and index > 0:
+                units.append(self._partial_block(c_out))
             else:
                 units += self._unit(source, c_out, 3, stride)
         return nn.Sequential(*units)

@@ -3,6 +3,9 @@
 import contextlib
 import copy
 import itertools
+import math
+import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 from unittest import mock
@@ -15,20 +18,28 @@ from torch import Tensor, nn
 from fadepth.errors import FadepthError
 from fadepth.models.etm import (
     BRANCH_SETS,
+    Branch,
     BranchFactory,
+    Column,
     DepthwisePoint,
+    Dilated,
     EtmConv2d,
     Identity,
+    Layer,
     Mean,
     MirroredSquare,
     PaddingMode,
     Point,
+    PointFilters,
+    PointMean,
+    PointSquare,
     Row,
     Scale,
     Space,
     Square,
     SquarePoint,
     TwoSquares,
+    Window,
     compose,
     fold,
     kernels_summed_once,
@@ -38,6 +49,7 @@ from fadepth.models.etm import (
 PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate")
 FIRST_WEIGHT = "branches.0.layers.0.weight"
 SIZES = ((8, 10), (9, 11), (7, 12), (10, 9))
+KINDS: list[type[Branch]] = [Square, *BRANCH_SETS["all"]]
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
@@ -101,6 +113,47 @@ def test_folded_unit_equals_the_sum_of_its_branches(
         precise, x64 = unit.double(), x.double()
         error = (precise.fold_unit()(x64) - sum_of_branches(precise, x64)).abs().max()
         assert error <= 1e-10, f"{unit.window}, {unit.padding_mode}"
+
+
+def draw_unit(draw: random.Random) -> EtmConv2d:
+    """A unit with one to all kinds of branches, some twice, each with groups of its own."""
+    kernel, stride = draw.choice((1, 3, 5, 7)), draw.choice((1, 2))
+    c_in = draw.choice((4, 6, 8, 12))
+    c_out = draw.choice((c_in, c_in, 4, 8, 12, 18))
+    common = math.gcd(c_in, c_out)
+    divisors = [g for g in range(1, common + 1) if common % g == 0]
+    groups = draw.choice(divisors)
+    window = Window(c_in, c_out, kernel, stride, groups, "bn")
+    possible = [kind for kind in KINDS if kind.obstacle(window) is None]
+    kinds: list[BranchFactory] = [
+        partial(kind, groups=draw.choice([g for g in divisors if g % groups == 0]))
+        for kind in draw.choices(possible, k=draw.randint(1, len(possible)))
+    ]
+    return EtmConv2d(
+        c_in, c_out, kernel, stride, groups, branches=kinds,
+        space=draw.choice(("activation", "kernel")), padding_mode=draw.choice(PADDING_MODES),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+@torch.no_grad()
+def test_random_units_fold_exactly(seed: int) -> None:
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(50):
+        unit = draw_unit(draw).eval()
+        randomise(unit, generator)
+        for part in unit.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eps = draw.choice((1e-5, 1e-3))
+        x = torch.randn(2, unit.window.in_channels, *draw.choice(SIZES), generator=generator)
+        expected = sum_of_branches(unit, x)
+        scale = expected.abs().max().item() if unit.window.kernel_size == 7 else 1.0
+        assert (unit.fold_unit()(x) - expected).abs().max() <= 1e-5 * scale, unit
+        precise, x64 = unit.double(), x.double()
+        error = (precise.fold_unit()(x64) - sum_of_branches(precise, x64)).abs().max()
+        assert error <= 1e-10, unit
 
 
 def test_every_kind_of_branch_is_in_the_set_all() -> None:
@@ -199,6 +252,82 @@ def test_closed_form_kernels() -> None:
     assert row.weight[:, :, [0, 2]].abs().max() == 0
 
 
+def weight(branch: Branch, index: int = 0) -> Tensor:
+    return branch.chain()[index].get_parameter("weight")
+
+
+def filtered(branch: Branch, z: Tensor, stride: int) -> Tensor:
+    """Each channel's mix of Sobel x / 4, Sobel y / 4, Laplace / 4 and itself, written out."""
+    sobel = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]).double() / 4
+    laplace = torch.tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]).double() / 4
+    mix = branch.chain()[1].get_parameter("mix")[..., None, None]
+    result = z[..., ::stride, ::stride] * mix[:, 3]
+    for column, kernel in enumerate((sobel, sobel.T, laplace)):
+        response = F.conv2d(z.flatten(0, 1)[:, None], kernel[None, None], None, stride, 1)
+        result = result + response.view_as(result) * mix[:, column]
+    return result
+
+
+def two_squares(branch: Branch, x: Tensor, stride: int) -> Tensor:
+    inner = F.conv2d(F.pad(x, (2, 2, 2, 2)), weight(branch))
+    return F.conv2d(inner, weight(branch, 1), stride=stride)
+
+
+def conv(x: Tensor, kernel: Tensor, stride: int = 1, padding: Any = 0, **options: int) -> Tensor:
+    return F.conv2d(x, kernel, None, stride, padding, **options)
+
+
+Definition = Callable[[Branch, Tensor, int], Tensor]
+DEFINITIONS: dict[type[Branch], Definition] = {
+    Square: lambda b, x, s: conv(x, weight(b), s, 2),
+    MirroredSquare: lambda b, x, s: (
+        conv(x, weight(b), s, 2) + conv(x.flip(-1), weight(b), 1, 2).flip(-1)[..., ::s, ::s]
+    ),
+    Point: lambda b, x, s: conv(x[..., ::s, ::s], weight(b)),
+    Identity: lambda b, x, s: x,
+    Row: lambda b, x, s: conv(x, weight(b), s, (0, 2)),
+    Column: lambda b, x, s: conv(x, weight(b), s, (2, 0)),
+    Mean: lambda b, x, s: F.avg_pool2d(x, 5, s, 2, count_include_pad=True),
+    Dilated: lambda b, x, s: conv(x, weight(b), s, 2, dilation=2),
+    PointSquare: lambda b, x, s: conv(conv(x, weight(b)), weight(b, 1), s, 2),
+    PointMean: lambda b, x, s: F.avg_pool2d(conv(x, weight(b)), 5, s, 2),
+    PointFilters: lambda b, x, s: filtered(b, conv(x, weight(b)), s),
+    SquarePoint: lambda b, x, s: conv(conv(x, weight(b), s, 2), weight(b, 1)),
+    DepthwisePoint: lambda b, x, s: conv(conv(x, weight(b), s, 2, groups=4), weight(b, 1)),
+    TwoSquares: two_squares,
+}
+"""What each kind computes in a 5x5 unit of 4 channels without norms, in plain torch calls."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride"),
+    [(kind, stride) for kind in KINDS for stride in (1, 2) if (kind, stride) != (Identity, 2)],
+)
+@torch.no_grad()
+def test_each_kind_computes_what_it_says(kind: type[Branch], stride: int) -> None:
+    torch.manual_seed(0)
+    unit = EtmConv2d(4, 4, 5, stride, branches=[kind], space="kernel").double().eval()
+    x = torch.randn(2, 4, 9, 12, dtype=torch.float64)
+    (branch,) = unit._kinds()
+    expected = DEFINITIONS[kind](branch, x, stride) / (1 + 1e-5) ** 0.5  # a fresh batch norm
+    assert expected.std() > 0.05
+    torch.testing.assert_close(unit.fold_unit()(x), expected, rtol=0, atol=1e-12)
+
+
+def test_padding_between_layers_would_not_fold() -> None:
+    """Why units pad first: 1x1 + BN, zero padding and 3x3 is no 3x3 convolution at the border."""
+    torch.manual_seed(0)
+    unit = EtmConv2d(4, 4, 3, branches=[PointSquare]).double().eval()
+    randomise(unit, torch.Generator().manual_seed(0))
+    (branch,) = unit._kinds()
+    point, square = branch.chain()
+    x = torch.randn(1, 4, 8, 9, dtype=torch.float64)
+    late = square(F.pad(point(x), (1, 1, 1, 1)))
+    difference = (unit.fold_unit()(x) - late).abs()
+    assert difference[..., 1:-1, 1:-1].max() <= 1e-10
+    assert difference.max() > 0.1
+
+
 def test_sparser_branches_fold_into_a_denser_unit() -> None:
     torch.manual_seed(0)
     kinds: list[BranchFactory] = [
@@ -243,6 +372,76 @@ def test_what_cannot_fold_is_refused_in_one_sentence(
     with pytest.raises(FadepthError, match=message) as error:
         EtmConv2d(*arguments, **options)
     assert "\n" not in str(error.value)
+
+
+class Strided(Square):
+    """Does not take its unit's stride."""
+
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        return [Layer(w.ending, w.in_channels, w.out_channels, (3, 3), groups, stride=2)]
+
+
+class StridedFirst(Branch):
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        c = w.out_channels
+        return [
+            Layer(w.ending, w.in_channels, c, (3, 3), groups, stride=2),
+            Layer(w.ending, c, c, (3, 3), groups),
+        ]
+
+
+class Large(Branch):
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        return [Layer(w.ending, w.in_channels, w.out_channels, (5, 5), groups)]
+
+
+class Even(Branch):
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        return [Layer(w.ending, w.in_channels, w.out_channels, (3, 2), groups)]
+
+
+class PerImage(Square):
+    """Ends in a norm whose factor depends on the image."""
+
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        layers = super().build(w, groups)
+        layers[0].norm = nn.GroupNorm(1, w.out_channels)
+        return layers
+
+
+class PerBatch(Square):
+    def build(self, w: Window, groups: int) -> list[Layer]:
+        layers = super().build(w, groups)
+        layers[0].norm = nn.BatchNorm2d(w.out_channels, track_running_stats=False)
+        return layers
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stride", "message"),
+    [
+        (Strided, 3, 1, "its stride is 2 and the unit's 1"),
+        (Large, 5, 2, "its stride is 1 and the unit's 2"),
+        (StridedFirst, 5, 2, "only 1x1 layers may follow one with a stride"),
+        (Large, 3, 1, "sees 5x5 pixels, which cannot be centred in the unit's 3x3"),
+        (Even, 3, 1, "sees 3x2 pixels"),
+        (PerImage, 3, 1, "GroupNorm is no fixed affine map"),
+        (PerBatch, 3, 1, "BatchNorm2d is no fixed affine map"),
+    ],
+)
+@pytest.mark.parametrize("space", ["activation", "kernel"])
+def test_an_own_kind_that_is_no_single_convolution_is_refused(
+    kind: type[Branch], kernel: int, stride: int, message: str, space: Space
+) -> None:
+    with pytest.raises(FadepthError, match=message) as error:
+        EtmConv2d(4, 4, kernel, stride, branches=[Square, kind], space=space)
+    assert kind.__name__ in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_branch_of_another_unit_is_refused() -> None:
+    other = Square(Window(4, 4, 3, 1, 1, "bn"))
+    with pytest.raises(FadepthError, match="built for another unit"):
+        EtmConv2d(4, 4, 5, branches=[lambda window: other])
 
 
 def test_folding_is_done_in_double_precision() -> None:

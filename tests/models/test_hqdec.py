@@ -1,6 +1,8 @@
 """The teacher: closed forms of its parts, one set of weights at many sizes, a plain start."""
 
+import itertools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -18,11 +20,10 @@ from fadepth.models.hqdec import (
     GlobalMap,
     HQDecV2,
     Level,
-    Upsampler,
-    group_norm,
-    reflect,
-    summarise,
+    Summary,
+    UpsamplerV2,
 )
+from fadepth.models.hqdec_v1 import CoefficientMap, group_norm, reflect
 
 LEVEL = Level(channels=8, inner=8, heads=2, depth=1.0)
 
@@ -34,10 +35,12 @@ def small() -> HQDecV2:
 
 
 def wake(model: nn.Module) -> None:
-    """Give every gamma a value, as training does."""
+    """Give every coefficient a value, as training does."""
     for module in model.modules():
         if isinstance(module, AdaCoeff):
             nn.init.normal_(module.gamma, mean=0.5, std=0.1)
+        if isinstance(module, CoefficientMap):
+            nn.init.normal_(module.map, mean=0.5, std=0.1)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 160), (64, 208), (180, 600), (33, 47)])
@@ -93,35 +96,70 @@ def plain_disparity(model: Any, images: Tensor) -> Any:
     return decoder.heads[0](x)
 
 
-def test_decoder_starts_as_a_plain_top_down_decoder(small):
-    for module in small.modules():  # running statistics that differ from 0 and 1
+SWITCHES = ("adacoeff", "upsampler_v2", "global_map")
+FORMS = [dict(zip(SWITCHES, on, strict=True)) for on in itertools.product((True, False), repeat=3)]
+every_form = pytest.mark.parametrize(
+    "forms", FORMS, ids=lambda forms: "+".join(n for n, on in forms.items() if on) or "hqdec"
+)
+
+
+@every_form
+def test_decoder_starts_as_a_plain_top_down_decoder(forms):
+    torch.manual_seed(0)
+    model = HQDecV2(0.25, 0.34, **forms, size=(64, 224))
+    for module in model.modules():  # running statistics that differ from 0 and 1
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-    small.eval()
+    model.eval()
     images = torch.rand(1, 3, 64, 224)
     with torch.no_grad():
-        features = small.encoder(images)
+        features = model.encoder(images)
         assert min(features[4].shape[-2:]) == 2  # so the plain reflection padding applies
-        expected = plain_disparity(small, images)
-        torch.testing.assert_close(small(images), expected, rtol=1e-5, atol=1e-6)
-        wake(small)
-        assert (small(images) - expected).abs().max() > 1e-4
+        expected = plain_disparity(model, images)
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-6)
+        wake(model)
+        assert (model(images) - expected).abs().max() > 1e-4
 
 
-def test_gradient_reaches_every_parameter_once_gamma_is_not_zero(small):
-    wake(small)
-    loss = sum((d * torch.randn_like(d)).sum() for d in small(torch.rand(2, 3, 64, 96)))
+@every_form
+def test_gradient_reaches_every_parameter_once_coefficients_are_not_zero(forms):
+    torch.manual_seed(0)
+    model = HQDecV2(0.25, 0.34, **forms, size=(64, 96))
+    wake(model)
+    loss = sum((d * torch.randn_like(d)).sum() for d in model(torch.rand(2, 3, 64, 96)))
     loss.backward()
-    dead = [n for n, p in small.named_parameters() if p.grad is None or not p.grad.any()]
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
+
+
+@every_form
+def test_a_step_lowers_the_loss_as_its_gradient_says(forms):
+    """Also a check of the gradient: in double precision, and with all coefficients still zero."""
+    torch.manual_seed(0)
+    model = HQDecV2(0.1, 0.1, **forms, size=(33, 96)).double()
+    images = torch.rand(2, 3, 33, 96, dtype=torch.double)
+
+    def loss() -> Tensor:
+        return sum((d - 0.2).square().mean() for d in model(images))
+
+    before = loss()
+    before.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    slope = sum(g.square().sum() for g in grads)
+    rate = 1e-3 * before.item() / slope  # the line that touches the loss falls by a thousandth
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= rate * p.grad
+        assert (before - loss()) / (rate * slope) == pytest.approx(1, abs=0.05)
 
 
 def test_at_start_only_gamma_learns_in_a_coefficient():
     torch.manual_seed(0)
     coeff = AdaCoeff(8, 8)
     base, injected = torch.randn(2, 8, 5, 6), torch.randn(2, 8, 5, 6)
-    weight = coeff(summarise(base), summarise(injected))
+    weight = coeff(Summary(base), Summary(injected))
     assert not weight.any()
     out = base + weight * injected
     out.square().sum().backward()
@@ -137,7 +175,7 @@ def test_coefficient_is_bounded_by_twice_gamma(outputs):
     bound = 2 * coeff.gamma.abs()
     for scale in (1.0, 1e4):
         x, y = scale * torch.randn(2, 2, 8, 5, 6)
-        weight = coeff(summarise(x), summarise(y))
+        weight = coeff(Summary(x), Summary(y))
         assert weight.shape == (2, outputs, 5, 6)
         assert (weight.abs() <= bound).all()
     assert (weight.abs() > 0.99 * bound).any()  # large inputs reach the bound
@@ -147,21 +185,21 @@ def test_coefficient_depends_on_the_image():
     torch.manual_seed(0)
     coeff = AdaCoeff(8, 1)
     nn.init.ones_(coeff.gamma)
-    x, y, z = (summarise(torch.randn(1, 8, 5, 6)) for _ in range(3))
+    x, y, z = (Summary(torch.randn(1, 8, 5, 6)) for _ in range(3))
     assert not torch.allclose(coeff(x, y), coeff(x, z))
     assert not torch.allclose(coeff(x, y), coeff(z, y))
 
 
 def test_summary_is_mean_deviation_and_maximum():
     x = torch.randn(3, 4, 5, 6)
-    summary = summarise(x)
+    summary = Summary(x)
     values = x.numpy()
     mean, std = values.mean((2, 3)), values.std((2, 3))
     torch.testing.assert_close(summary.channel[:, :4], torch.from_numpy(mean))
     torch.testing.assert_close(summary.channel[:, 4:], torch.from_numpy(std))
     torch.testing.assert_close(summary.spatial[:, 0], torch.from_numpy(values.mean(1)))
     torch.testing.assert_close(summary.spatial[:, 1], torch.from_numpy(values.max(1)))
-    assert not summarise(torch.ones(2, 4, 1, 1)).channel[:, 4:].any()  # a single pixel is no NaN
+    assert not Summary(torch.ones(2, 4, 1, 1)).channel[:, 4:].any()  # a single pixel is no NaN
 
 
 def test_channel_attention_is_the_weighted_mean_formula():
@@ -178,7 +216,7 @@ def test_channel_attention_is_the_weighted_mean_formula():
 
 
 def test_blur_removes_a_checkerboard_and_keeps_a_constant():
-    up = Upsampler(LEVEL, 2)
+    up = UpsamplerV2(LEVEL, 2)
     rows, columns = torch.arange(12)[:, None], torch.arange(10)[None]
     checkerboard = (-1.0) ** (rows + columns)
     stripes = [(-1.0) ** rows.expand(12, 10), (-1.0) ** columns.expand(12, 10)]
@@ -193,7 +231,7 @@ def test_blur_removes_a_checkerboard_and_keeps_a_constant():
 
 def test_sub_kernels_start_equal():
     torch.manual_seed(0)
-    up = Upsampler(LEVEL, 2)
+    up = UpsamplerV2(LEVEL, 2)
     weight = up.expand.weight.view(8, 4, 8, 3, 3)
     assert torch.equal(weight, weight[:, :1].expand_as(weight))
     assert weight[:, 0].std() > 0
@@ -204,7 +242,7 @@ def test_sub_kernels_start_equal():
 
 def test_detail_of_a_constant_map_is_zero_inside():
     torch.manual_seed(0)
-    up = Upsampler(LEVEL, 2).eval()
+    up = UpsamplerV2(LEVEL, 2).eval()
     detail = up.detail(torch.ones(1, 8, 16, 16))
     # The 3x3 convolutions' zero padding reaches a few pixels in, never the middle.
     assert detail[..., 12:20, 12:20].abs().max() < 1e-5
@@ -308,10 +346,58 @@ def test_width_scales_the_decoder_and_depth_the_fused_levels():
         assert set(HQDecV2(0.25, depth).decoder.sampled) == every
 
 
-@pytest.mark.parametrize("switch", ["adacoeff", "upsampler_v2", "global_map"])
-def test_v1_forms_are_refused(switch):
-    with pytest.raises(FadepthError, match=f"{switch}=False.*not built yet"):
-        HQDecV2(0.25, 0.34, **{switch: False})
+def shapes(**arguments: Any) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes only
+        model = HQDecV2(0.1, 0.1, **arguments)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def test_only_forms_that_bind_it_to_a_size_have_parameters_of_that_size():
+    for forms in FORMS:
+        small, large = shapes(**forms, size=(64, 96)), shapes(**forms, size=(96, 128))
+        assert list(small) == list(large)
+        free = forms["adacoeff"] and forms["global_map"]
+        assert (small == large) == free
+        # All that differs are maps, patch templates and positions; never their number of tokens.
+        other = {name.rpartition(".")[2] for name in small if small[name] != large[name]}
+        assert other <= {"map", "weight"}
+        bound = {n for n in small if small[n] != large[n] and n.endswith("weight")}
+        assert all(".sums." in name or ".paint." in name for name in bound)
+        assert bool(bound) == (not forms["global_map"])
+
+
+def test_each_switch_exchanges_its_own_parameters():
+    every = {True: set(shapes())}
+    for switch in SWITCHES:
+        every[switch] = set(shapes(**{switch: False}, size=(64, 96)))
+    new = {s: every[s] - every[True] for s in SWITCHES}
+    gone = {s: every[True] - every[s] for s in SWITCHES}
+    assert all(name.endswith(".map") for name in new["adacoeff"])
+    gamma = re.compile(r"\.(gamma|(reduce|expand|spatial)\.(weight|bias)|weight\.(weight|bias))$")
+    assert all(gamma.search(name) for name in gone["adacoeff"])
+    assert all(".up." in name or ".bridge_up." in name for name in new["upsampler_v2"])
+    assert all("global" in n or ".gate." in n for n in new["global_map"] | gone["global_map"])
+    assert all(new.values())
+    assert new["adacoeff"].isdisjoint(new["global_map"])
+
+
+def test_another_size_is_refused_where_a_form_binds_it():
+    images = torch.rand(1, 3, 64, 128)
+    for switch in ("adacoeff", "global_map"):
+        model = HQDecV2(0.1, 0.1, **{switch: False}, size=(64, 96)).eval()
+        with pytest.raises(FadepthError, match=rf"\(64, 128\), but {switch}=False .*\(64, 96\)"):
+            model(images)
+        assert model(images[..., :96]).shape == (1, 1, 64, 96)
+    # HQDec's upsampler by itself has no size.
+    free = HQDecV2(0.1, 0.1, upsampler_v2=False).eval()
+    assert free(images).shape == (1, 1, 64, 128)
+
+
+@pytest.mark.parametrize("size", [None, (16, 96)])
+def test_a_bound_form_needs_the_size(size):
+    both = {"adacoeff": False, "global_map": False}
+    with pytest.raises(FadepthError, match=r"adacoeff=False and global_map=False .*at least 32"):
+        HQDecV2(0.1, 0.1, **both, size=size)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 31, 64), (1, 3, 64, 16)])
