@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from fadepth.errors import FadepthError
@@ -68,12 +76,32 @@ class JitterSettings(Settings):
     hue: float = Field(0.1, ge=0, le=0.5, description="shift in turns of the colour circle")
 
 
+class DdadSettings(Settings):
+    """DDAD (`fadepth.data.ddad`); read only where `data.source: ddad`."""
+
+    cameras: tuple[str, ...] = Field(
+        ("CAMERA_01",), description="cameras that give frames; CAMERA_01 looks ahead"
+    )
+    held_out_scenes: int = Field(
+        5, ge=0, description="whole training scenes that are kept for `val` instead [derived]"
+    )
+
+    @field_validator("cameras")
+    @classmethod
+    def _cameras_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len({name.lower() for name in value}) != len(value):
+            raise ValueError("must be distinct camera names such as [CAMERA_01, CAMERA_05]")
+        return value
+
+
 class DataSettings(Settings):
     """Which frames, where they lie, and the size at which the networks see them."""
 
     name: str = Field("kitti", description="label of the data set in tables and run folders")
-    source: Literal["kitti", "synthetic"] = Field(
-        "kitti", description="kitti: files in the KITTI raw layout; synthetic: rendered on demand"
+    source: Literal["kitti", "ddad", "synthetic"] = Field(
+        "kitti",
+        description="kitti: files in the KITTI raw layout; ddad: in DDAD's; synthetic: rendered "
+        "on demand",
     )
     root: str = Field(
         "${KITTI_ROOT:-data/kitti_raw}",
@@ -82,7 +110,8 @@ class DataSettings(Settings):
     )
     splits: str = Field(
         "${KITTI_SPLITS:-data/splits/eigen_zhou}",
-        description="folder with {train,val,test}_files.txt; their content is part of the identity",
+        description="folder with {train,val,test}_files.txt, or DDAD's scene list (ddad.json); "
+        "their content is part of the identity",
         json_schema_extra=NO_IDENTITY,
     )
     height: int = Field(192, ge=32)
@@ -91,6 +120,7 @@ class DataSettings(Settings):
     flip_probability: float = Field(0.5, ge=0, le=1)
     jitter: JitterSettings = JitterSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
+    ddad: DdadSettings = DdadSettings()
     cache_images: bool = Field(
         False,
         description="keep all decoded, resized training frames in memory",
@@ -127,37 +157,25 @@ class StudentSettings(Settings):
     width: float = Field(1.0, gt=0, le=4, description="factor on all channel counts")
     etm: EtmSettings = EtmSettings()
 
-    @field_validator("sparsity")
-    @classmethod
-    def _design_is_built(cls, value: str) -> str:
-        if value == "pconv":
-            raise ValueError(
-                "this design is not built yet; use dense, group32, group16 or depthwise"
-            )
-        return value
-
 
 class TeacherSettings(Settings):
     """HQDecv2 (`fadepth.models.hqdec`), its own training budget included."""
 
     width: float = Field(1.0, gt=0, le=2, description="factor on all channel counts")
     depth: float = Field(1.0, gt=0, le=2, description="factor on the encoder's block counts")
-    adacoeff: bool = True
-    upsampler_v2: bool = True
-    global_map: bool = True
+    adacoeff: bool = Field(
+        True, description="coefficients from the image; false: HQDec's learned maps, of one size"
+    )
+    upsampler_v2: bool = Field(True, description="blurred detail; false: HQDec's sub-pixel maps")
+    global_map: bool = Field(
+        True, description="global feature maps; false: HQDec's patch transformer, of one size"
+    )
     encoder_weights: str | None = Field(
         None, description="file of torchvision's efficientnet_v2_s weights; none: random start"
     )
     seed: int = Field(1, ge=0)
     epochs: int | None = Field(None, ge=1, description="none: as training.epochs")
     learning_rate: float | None = Field(None, gt=0, description="none: as training.learning_rate")
-
-    @field_validator("adacoeff", "upsampler_v2", "global_map")
-    @classmethod
-    def _form_is_built(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("HQDec's own form is not built yet; use true")
-        return value
 
 
 class PoseSettings(Settings):
@@ -175,6 +193,11 @@ class PyramidSettings(Settings):
     """Pyramid loss (`fadepth.losses.pyramid`) [paper: idea; derived: all values]."""
 
     enabled: bool = False
+    kind: Literal["inputs", "outputs", "features"] = Field(
+        "inputs",
+        description="what the levels are: small images; the decoder's output scales, each judged "
+        "alone; small images whose encoder features agree with the full one's",
+    )
     weight: float = Field(0.5, ge=0, description="lambda_pyr")
     levels: int = Field(3, ge=1, le=4, description="number of pyramid levels, level 0 included")
     flip: bool = True
@@ -182,6 +205,19 @@ class PyramidSettings(Settings):
     photometric: bool = Field(True, description="photometric term on the altered views")
     consistency_weight: float = Field(0.1, ge=0, description="w_c")
     warmup_epochs: float = Field(2.0, ge=0, description="epochs over which w_c grows from 0")
+    reference: Literal["clean", "post_processed"] = Field(
+        "clean",
+        description="what altered views agree with: the clean image's disparity, or its mean with "
+        "the mirrored image's, mirrored back (one more pass)",
+    )
+
+    @model_validator(mode="after")
+    def _kind_has_it(self) -> "PyramidSettings":
+        if self.kind == "outputs" and self.levels > 3:
+            raise ValueError("levels must be at most 3 with kind: outputs, SmallDepth's scales")
+        if self.kind == "features" and self.reference != "clean":
+            raise ValueError("reference must be clean with kind: features, which compares no depth")
+        return self
 
 
 class ApxSettings(Settings):
@@ -197,10 +233,26 @@ class ApxSettings(Settings):
     alone_epochs: float = Field(0.0, ge=0, description="first epochs without the other losses")
 
 
-class LossSettings(Settings):
-    """Self-supervised base loss (monodepth2, arXiv 1806.01260) and the two added losses."""
+class CbwSettings(Settings):
+    """Bidirectional base loss (`fadepth.losses.cbw`) [derived]; only where `loss.base: cbw`."""
 
-    base: Literal["md2"] = "md2"
+    feature_weight: float = Field(0.1, ge=0, description="of the difference of early features")
+    consistency_weight: float = Field(0.1, ge=0, description="of the difference of depths")
+    occlusion: Literal["weight", "depth", "none"] = Field(
+        "weight",
+        description="how occluded pixels are treated: weighed by depths and flows, left out where "
+        "depths differ by 0.2 or more, or not at all",
+    )
+
+
+class LossSettings(Settings):
+    """Self-supervised base loss and the two added losses."""
+
+    base: Literal["md2", "cbw"] = Field(
+        "md2",
+        description="md2: monodepth2's (arXiv 1806.01260), smallest error over the sources; cbw: "
+        "each pair both ways, weighted by the agreement of depths and flows [derived]",
+    )
     ssim_weight: float = Field(0.85, ge=0, le=1)
     smoothness_weight: float = Field(1e-3, ge=0)
     automask: bool = True
@@ -209,6 +261,10 @@ class LossSettings(Settings):
         description="size at which coarse scales are compared: full (monodepth2), or their own, "
         "as before monodepth2 (SfMLearner); the latter is cheap",
     )
+    border: int = Field(
+        0, ge=0, le=15, description="pixels at the image's edge that no loss counts"
+    )
+    cbw: CbwSettings = CbwSettings()
     pyramid: PyramidSettings = PyramidSettings()
     apx: ApxSettings = ApxSettings()
 
@@ -228,6 +284,11 @@ class TrainingSettings(Settings):
     )
     weight_decay: float = Field(0.0, ge=0)
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        "off",
+        description="precision of the networks' forward and backward passes; losses and weights "
+        "are float32 always; fp16 needs a GPU",
+    )
     device: str = Field(
         "auto",
         description="auto: cuda where present, else cpu",
@@ -244,11 +305,17 @@ class TrainingSettings(Settings):
         json_schema_extra=NO_IDENTITY,
     )
 
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        # YAML 1.1 reads a bare `off` as the boolean false.
+        return "off" if value is False else value
+
 
 class EvaluationSettings(Settings):
     """How depth is compared with ground truth (`fadepth.evaluation.protocols`)."""
 
-    protocol: Literal["kitti_eigen_raw", "kitti_eigen_improved", "synthetic_dense"] = (
+    protocol: Literal["kitti_eigen_raw", "kitti_eigen_improved", "synthetic_dense", "ddad"] = (
         "kitti_eigen_raw"
     )
     split: Split = "test"
@@ -275,6 +342,16 @@ class Config(Settings):
     def _seeds_are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) != len(value) or min(value) < 0:
             raise ValueError("must be distinct, non-negative integers such as [1, 2, 3]")
+        return value
+
+    @field_validator("evaluation")
+    @classmethod
+    def _protocol_fits_the_source(
+        cls, value: EvaluationSettings, info: ValidationInfo
+    ) -> EvaluationSettings:
+        data = info.data.get("data")
+        if data and (data.source == "ddad") != (value.protocol == "ddad"):
+            raise ValueError("'protocol' must be ddad where 'data.source' is ddad, and only there")
         return value
 
 

@@ -278,7 +278,7 @@ def test_every_preset_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     if config.data.source == "synthetic":
         assert config.evaluation.protocol == "synthetic_dense"
     else:
-        assert config.evaluation.protocol.startswith("kitti")
+        assert config.evaluation.protocol.startswith(config.data.source)
 
 
 def test_presets_are_there_and_kitti_has_the_papers_scale() -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from fadepth.config import DataSettings, Split, expand
-from fadepth.data import kitti, synthetic
+from fadepth.data import ddad, kitti, synthetic
 from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId, Intrinsics
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
@@ -36,15 +36,17 @@ class Frame:
     """One target frame; all paths are relative to the data root, with `/`.
 
     Attributes:
-        drive: `<date>/<drive>` as in split lists.
+        drive: `<date>/<drive>` as in split lists; for DDAD the scene's folder.
         frame: number within the drive.
-        side: `l` or `r`.
+        side: `l` or `r`; for DDAD the camera.
         image: the target image.
         neighbours: offset -> image; empty for test frames, which are evaluated one by one.
         intrinsics: (fx, fy, cx, cy) in pixels at native size, integer pixel centres.
         height, width: native size.
         velodyne: lidar scan, None where there is none.
         depth_png: ground truth as uint16 PNG, None where there is none.
+        lidar_to_camera: DDAD only: motion (3, 4) from the scan to the camera at the exposure, row
+            by row, metres.
     """
 
     drive: str
@@ -57,6 +59,7 @@ class Frame:
     width: int
     velodyne: str | None
     depth_png: str | None
+    lidar_to_camera: tuple[float, ...] | None = None
 
     @property
     def id(self) -> FrameId:
@@ -130,7 +133,7 @@ class Manifest:
         yield f'"dataset": {json.dumps(self.dataset)},'
         yield '"splits": {'
         for number, split in enumerate(SPLITS):
-            frames = [json.dumps(asdict(frame)) for frame in self.splits[split]]
+            frames = [json.dumps(_content(frame)) for frame in self.splits[split]]
             yield f'"{split}": ['
             yield from _with_commas(frames)
             yield "]," if number < len(SPLITS) - 1 else "]"
@@ -147,10 +150,23 @@ def _with_commas(lines: Sequence[str]) -> Iterator[str]:
         yield line + "," * (number < len(lines))
 
 
+def _content(frame: Frame) -> dict[str, Any]:
+    content = asdict(frame)
+    if frame.lidar_to_camera is None:
+        # Manifests of other data keep their lines, and with them their hash.
+        del content["lidar_to_camera"]
+    return content
+
+
 def _frame(content: dict[str, Any]) -> Frame:
     fx, fy, cx, cy = content["intrinsics"]
-    neighbours = {int(offset): path for offset, path in content["neighbours"].items()}
-    return Frame(**{**content, "intrinsics": (fx, fy, cx, cy), "neighbours": neighbours})
+    changes: dict[str, Any] = {
+        "intrinsics": (fx, fy, cx, cy),
+        "neighbours": {int(offset): path for offset, path in content["neighbours"].items()},
+    }
+    if "lidar_to_camera" in content:
+        changes["lidar_to_camera"] = tuple(content["lidar_to_camera"])
+    return Frame(**{**content, **changes})
 
 
 def _short_hash(data: bytes) -> str:
@@ -163,9 +179,10 @@ def _short_hash(data: bytes) -> str:
 def data_identity(config: DataSettings, base: Path) -> str:
     """Return 10 hex digits that name the frames of a data set without opening any of them.
 
-    KITTI: the label and the bytes of the three split lists. Synthetic: what the pixels depend on,
-    i.e. the generator's settings and version. `base` is the folder that relative paths in the
-    settings start from.
+    KITTI: the label and the bytes of the three split lists. DDAD: the label, the bytes of the scene
+    list, and which cameras and scenes of it are used. Synthetic: what the pixels depend on, i.e.
+    the generator's settings and version. `base` is the folder that relative paths in the settings
+    start from.
 
     Raises:
         FadepthError: a split list is absent.
@@ -173,6 +190,10 @@ def data_identity(config: DataSettings, base: Path) -> str:
     if config.source == "synthetic":
         parts_of_pixels = [synthetic.GENERATOR_VERSION, config.synthetic.model_dump(mode="json")]
         return _short_hash(json.dumps(parts_of_pixels, sort_keys=True).encode())
+    if config.source == "ddad":
+        chosen = json.dumps(config.ddad.model_dump(mode="json"), sort_keys=True)
+        scenes = hashlib.sha256(_scene_list_bytes(config, base)).digest()
+        return _short_hash(b"\0".join([config.name.encode(), scenes, chosen.encode()]))
     folder = base / expand(config.splits)
     parts = [config.name.encode()]
     for split in SPLITS:
@@ -182,9 +203,22 @@ def data_identity(config: DataSettings, base: Path) -> str:
         except (FileNotFoundError, NotADirectoryError):
             raise FadepthError(
                 f"split list {path} does not exist: set {_where('splits', config.splits)} to the "
-                "folder that holds train_files.txt, val_files.txt and test_files.txt"
+                "folder that holds train_files.txt, val_files.txt and test_files.txt (Eigen-Zhou: "
+                "the first two from splits/eigen_zhou, the last from splits/eigen of "
+                "https://github.com/nianticlabs/monodepth2)"
             ) from None
     return _short_hash(b"\0".join(parts))
+
+
+def _scene_list_bytes(config: DataSettings, base: Path) -> bytes:
+    path = base / expand(config.splits)
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise FadepthError(
+            f"scene list {path} does not exist: set {_where('splits', config.splits)} to the file "
+            "ddad.json of DDAD (https://github.com/TRI-ML/DDAD)"
+        ) from None
 
 
 def _where(key: str, value: str) -> str:
@@ -209,6 +243,7 @@ class _Check(NamedTuple):
 
     path: str
     size: tuple[int, int] | None
+    size_from: str = "its day's calib_cam_to_cam.txt (S_rect)"
 
 
 def prepare_data(
@@ -221,8 +256,9 @@ def prepare_data(
 ) -> Manifest:
     """Find, decode and hash every file that the split lists call for, and write the manifest.
 
-    A synthetic data set is rendered into `data.root` first. The result does not depend on
-    `workers`; on an error an older `output` stays as it was.
+    A synthetic data set is rendered into `data.root` first. The splits of DDAD are told in
+    `_list_ddad`. The result does not depend on `workers`; on an error an older `output` stays as it
+    was.
 
     Args:
         config: the data settings.
@@ -237,28 +273,20 @@ def prepare_data(
             calibration says.
     """
     root = Path(os.path.abspath(base / expand(config.root)))
+    splits = base / expand(config.splits)
     if config.source == "synthetic":
         _render(config, root, workers, progress)
-        splits_folder = root / "splits"
-    else:
-        splits_folder = base / expand(config.splits)
+        splits = root / "splits"
     if not root.is_dir():
+        holds = "DDAD's scenes (000000 and so on)"
+        if config.source != "ddad":
+            holds = "the recording days (2011_09_26 and so on)"
         raise FadepthError(
             f"data folder {root} does not exist: set {_where('root', config.root)} to the folder "
-            "that holds the recording days (2011_09_26 and so on)"
+            f"that holds {holds}"
         )
-    listed = {
-        split: _locate(root, splits_folder / f"{split}_files.txt", split, config.source_frames)
-        for split in SPLITS
-    }
-    cameras = _cameras(root, listed)
-    frames = {
-        split: [
-            _complete(root, item, cameras[item.id.date, item.id.side]) for item in listed[split]
-        ]
-        for split in SPLITS
-    }
-    checks = _checks(root, [frame for split in SPLITS for frame in frames[split]])
+    list_frames = _list_ddad if config.source == "ddad" else _list_kitti
+    frames, checks = list_frames(config, root, splits)
     files: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         digests = pool.map(lambda check: _inspect(root, check), checks)
@@ -269,6 +297,84 @@ def prepare_data(
     manifest = Manifest(config.name, str(root), frames, files)
     manifest.write(output)
     return manifest
+
+
+def _list_kitti(
+    config: DataSettings, root: Path, splits: Path
+) -> tuple[dict[Split, list[Frame]], list[_Check]]:
+    """All frames of the lists in the folder `splits`, and the files behind them."""
+    listed = {
+        split: _locate(root, splits / f"{split}_files.txt", split, config.source_frames)
+        for split in SPLITS
+    }
+    cameras = _cameras(root, listed)
+    frames = {
+        split: [
+            _complete(root, item, cameras[item.id.date, item.id.side]) for item in listed[split]
+        ]
+        for split in SPLITS
+    }
+    return frames, _checks(root, [frame for split in SPLITS for frame in frames[split]])
+
+
+def _list_ddad(
+    config: DataSettings, root: Path, scene_list: Path
+) -> tuple[dict[Split, list[Frame]], list[_Check]]:
+    """All frames of DDAD's scenes, and the files behind them.
+
+    `test` is DDAD's validation split, every sample of it: published numbers are on that, since the
+    ground truth of DDAD's own test images is not public. `train` is DDAD's training split without
+    `held_out_scenes` whole scenes, which make `val` [derived]; there a sample needs its neighbours,
+    as in DGP.
+    """
+    scenes = ddad.read_scene_list(scene_list)
+    train, val = ddad.hold_out(scenes[ddad.TRAINING], config.ddad.held_out_scenes)
+    files: dict[Split, list[str]] = {
+        "train": train, "val": val, "test": scenes[ddad.VALIDATION],
+    }  # fmt: skip
+    frames: dict[Split, list[Frame]] = {split: [] for split in SPLITS}
+    checks: dict[str, _Check] = {}
+    for split in SPLITS:
+        offsets = config.source_frames if split != "test" else ()
+        for name in files[split]:
+            scene = ddad.DdadScene(root / name)
+            for camera in config.ddad.cameras:
+                frames[split] += _ddad_frames(root, scene.frames(camera), offsets)
+            described = [_relative(root, path) for path in scene.description]
+            checks.update({path: _Check(path, None) for path in described})
+    for frame in (frame for split in SPLITS for frame in frames[split]):
+        for path in (frame.image, *frame.neighbours.values()):
+            checks[path] = _Check(path, (frame.height, frame.width), "its scene file")
+        if frame.velodyne is not None:
+            checks[frame.velodyne] = _Check(frame.velodyne, None)
+    return frames, [checks[path] for path in sorted(checks)]
+
+
+def _ddad_frames(
+    root: Path, listed: Sequence[ddad.DdadFrame], offsets: Sequence[int]
+) -> list[Frame]:
+    """Those of a camera's frames that have all their neighbours."""
+    result = []
+    for number, frame in enumerate(listed):
+        if not all(0 <= number + offset < len(listed) for offset in offsets):
+            continue
+        motion = frame.T_lidar_to_camera
+        result.append(
+            Frame(
+                drive=_relative(root, frame.image.parents[2]),
+                frame=frame.number,
+                side=frame.camera,
+                image=_relative(root, frame.image),
+                neighbours={o: _relative(root, listed[number + o].image) for o in offsets},
+                intrinsics=frame.intrinsics,
+                height=frame.height,
+                width=frame.width,
+                velodyne=_relative(root, frame.lidar) if frame.lidar else None,
+                depth_png=None,
+                lidar_to_camera=None if motion is None else tuple(motion[:3].ravel().tolist()),
+            )
+        )
+    return result
 
 
 def _render(config: DataSettings, root: Path, workers: int, progress: Progress | None) -> None:
@@ -384,6 +490,8 @@ def _inspect(root: Path, check: _Check) -> str:
         raise FadepthError(f"{path} cannot be read ({error.strerror}): restore it") from None
     if check.path.endswith(".bin") and (not data or len(data) % 16):
         kitti.read_velodyne(path)  # tells what is wrong
+    if check.path.endswith(".npz"):
+        ddad.read_point_cloud(path)
     if check.size is not None:
         try:
             with Image.open(io.BytesIO(data)) as image:
@@ -393,7 +501,7 @@ def _inspect(root: Path, check: _Check) -> str:
             raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
         if (height, width) != check.size:
             raise FadepthError(
-                f"image {path} is {width} x {height} pixels but its day's calib_cam_to_cam.txt "
-                f"(S_rect) says {check.size[1]} x {check.size[0]}: use the image as recorded"
+                f"image {path} is {width} x {height} pixels but {check.size_from} says "
+                f"{check.size[1]} x {check.size[0]}: use the image as recorded"
             )
     return hashlib.sha256(data).hexdigest()

@@ -224,6 +224,22 @@ def test_identity_of_kitti_is_that_of_the_lists(base: Path, config: DataSettings
         data_identity(config, base)
 
 
+def test_absent_lists_are_told_with_their_source(tmp_path: Path) -> None:
+    with pytest.raises(FadepthError, match=r"splits/eigen of https://github\.com/nianticlabs/mono"):
+        data_identity(DataSettings(root="data", splits="splits"), tmp_path)
+
+
+def test_lines_of_other_data_lack_what_only_ddad_has(base: Path, config: DataSettings) -> None:
+    """Their hash is that of manifests which were written before there was DDAD."""
+    manifest = prepare_data(config, base / "m.json", base=base)
+    assert "lidar_to_camera" not in (base / "m.json").read_text()
+    posed = replace(manifest.splits["test"][0], lidar_to_camera=tuple(n / 3 for n in range(12)))
+    other = replace(manifest, splits={**manifest.splits, "test": [posed]})
+    other.write(base / "n.json")
+    assert Manifest.read(base / "n.json") == other
+    assert other.content_hash != manifest.content_hash
+
+
 def test_identity_of_synthetic_is_that_of_its_settings(tmp_path: Path) -> None:
     config = DataSettings(source="synthetic", name="street", root="street")
     first = data_identity(config, tmp_path)
