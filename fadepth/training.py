@@ -30,16 +30,21 @@ from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
 from fadepth.geometry import invert_pose, pose_matrix
-from fadepth.losses.apx import apx_loss, flip_reliability
+from fadepth.losses.apx import apx_loss
+from fadepth.losses.cbw import cbw_loss, early_features
 from fadepth.losses.photometric import BaseLoss, Views, base_loss
-from fadepth.losses.pyramid import pyramid_loss
+from fadepth.losses.pyramid import Reference, encoder_features, pyramid_loss
 from fadepth.models import HQDecV2, SmallDepth
 from fadepth.models.etm import kernels_summed_once
 from fadepth.models.posenet import PoseNet
+from fadepth.targets import TeacherTargets
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["student", "teacher"]
+
+#: What `Watch` calls the number that may overflow now and then with fp16.
+GRADIENT = "gradient's norm"
 
 
 class Interrupted(Exception):
@@ -59,7 +64,7 @@ class Job:
         folder: `runs/<run_id>`.
         manifest: frames and hashes.
         root: folder of the raw data.
-        targets: the teacher's predictions (`predict_targets`), where APX is on.
+        targets: the teacher's predictions (`fadepth.targets`), checked, where APX is on.
     """
 
     run_id: str
@@ -109,6 +114,7 @@ def build_depth_network(config: Config, kind: Kind) -> nn.Module:
         adacoeff=teacher.adacoeff,
         upsampler_v2=teacher.upsampler_v2,
         global_map=teacher.global_map,
+        size=(config.data.height, config.data.width),
     )
     if teacher.encoder_weights:
         network.encoder.load_imagenet(Path(teacher.encoder_weights))
@@ -145,6 +151,40 @@ def memory_layout(device: torch.device) -> torch.memory_format:
     corrupted the heap now and then with torch 2.13 (docs/decisions/005).
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def reduced_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """Type of the networks' passes (`training.amp`); None: float32 throughout.
+
+    Raises:
+        FadepthError: the device does not compute in that type.
+    """
+    if name == "off":
+        return None
+    if name == "fp16" and device.type != "cuda":
+        raise FadepthError(
+            "training.amp is 'fp16' but the training runs on the CPU, which is no faster in half "
+            "precision: use 'off' (or 'bf16')"
+        )
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name == "bf16" and not has_bf16:
+        raise FadepthError("training.amp is 'bf16' but this GPU has no bfloat16: use 'fp16'")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def reduce_precision(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Make `network` compute in `dtype` where autocast does, and return float32.
+
+    Geometry and losses, which take differences of nearly equal numbers, never see `dtype`.
+    """
+    forward = network.forward
+
+    def reduced(*inputs: Tensor) -> list[Tensor]:
+        with torch.autocast(device.type, dtype):
+            outputs = forward(*inputs)
+        return [output.float() for output in outputs]
+
+    network.forward = reduced
 
 
 def learning_rate_factor(progress: float, schedule: str) -> float:
@@ -200,35 +240,22 @@ def mirrored_motion(pose: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-class TeacherTargets:
-    """The teacher's disparities for every training frame, read from `predict_targets`' file."""
-
-    def __init__(self, path: Path, frames: int) -> None:
-        self.maps = np.load(path, mmap_mode="r")
-        if len(self.maps) != frames:
-            raise FadepthError(
-                f"{path} holds {len(self.maps)} frames but the manifest lists {frames}: delete it "
-                "and run the workflow again"
-            )
-
-    def batch(self, index: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
-        """Disparity and reliability r_T (B, 1, H, W) of frames, mirrored where the input is."""
-        maps = torch.from_numpy(self.maps[index.numpy()].astype(np.float32))
-        disparity, of_flipped = maps[:, :1], maps[:, 1:]
-        reliability = flip_reliability(disparity, of_flipped)
-        mirror = flipped[:, None, None, None]
-        return (
-            torch.where(mirror, disparity.flip(-1), disparity),
-            torch.where(mirror, reliability.flip(-1), reliability),
-        )
-
-
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The batch on `device`; frame numbers stay where the teacher's file is read."""
     return {
         key: value if key == "index" else value.to(device, non_blocking=True)
         for key, value in batch.items()
     }
+
+
+def nan_unless_finite(loss: Tensor, outputs: list[Tensor]) -> Tensor:
+    """The loss as it is, or NaN where a network's output is not finite.
+
+    `grid_sample` takes NaN for a coordinate of 0, so a warp hides it. (On the CPU its gradient then
+    reads outside the image and the process dies, torch 2.13: such a loss must not go backward.)
+    """
+    finite = torch.stack([torch.isfinite(output).all() for output in outputs]).all()
+    return torch.where(finite, loss, torch.nan)
 
 
 class Training:
@@ -244,6 +271,13 @@ class Training:
             build_depth_network(self.config, job.kind),
             PoseNet(self.config.pose.width, self.config.pose.downscale),
         )
+        precision = reduced_precision(self.settings.amp, self.device)
+        if precision:
+            reduce_precision(networks.depth, self.device, precision)
+            reduce_precision(networks.pose, self.device, precision)
+        # Half precision has 5 bits of exponent: without a factor, small gradients would be zero.
+        scaled = precision == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.layout = memory_layout(self.device)
         self.networks = networks.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         teacher = self.config.teacher if job.kind == "teacher" else None
@@ -276,6 +310,7 @@ class Training:
                     f"run {job.run_id} uses APX but no teacher predictions were given"
                 )
             self.targets = TeacherTargets(job.targets, len(self.frames))
+        self.watch = Watch(self)
 
     def batches(self, first_step: int) -> Iterator[dict[str, Tensor]]:
         """Batches from `first_step` on; their frames and augmentation depend on (seed, step)."""
@@ -303,32 +338,66 @@ class Training:
         data, loss = self.config.data, self.config.loss
         index, flipped = batch["index"], batch["flipped"].cpu()
         batch = to_device(batch, self.device)
-        image = batch["target_input"].contiguous(memory_format=self.layout)
-        disparities = [d.contiguous() for d in self.networks.depth(image)]
+        alone = self.apx and epoch < loss.apx.alone_epochs
+        pyramid = self.pyramid and not alone
+        disparities, features, phi = self._main_pass(batch, pyramid)
         poses = source_poses(self.networks.pose, batch, data.source_frames, self.config.pose.mirror)
         views = Views(batch["target"], batch["sources"].unbind(1), batch["intrinsics"], poses)
-        alone = self.apx and epoch < loss.apx.alone_epochs
         # While APX is alone, the photometric loss still teaches the pose net.
         seen = [d.detach() for d in disparities] if alone else disparities
-        base = base_loss(seen, views, loss, generator_of(self.job.seed, 1, step))
+        noise = generator_of(self.job.seed, 1, step)
+        if loss.base == "cbw":
+            base = cbw_loss(seen, views, loss, noise, [f.detach() for f in phi] if alone else phi)
+            # The losses below speak of the targets, which come first.
+            disparities = [d[: len(index)] for d in disparities]
+            features = [f[: len(index)] for f in features]
+        else:
+            base = base_loss(seen, views, loss, noise)
         result = {
             "total": base.total,
             "photometric": base.photometric,
             "smoothness": base.smoothness,
             "automask_share": base.automask_share,
         }
-        if self.pyramid and not alone:
-            self._add_pyramid(result, batch, disparities[0], base, views, step)
+        result |= {f"{loss.base}/{name}": part for name, part in base.parts.items()}
+        if pyramid:
+            reference = Reference(disparities[0], features)
+            self._add_pyramid(result, batch, reference, base, views, step)
         if self.targets is not None:
             maps = self.targets.batch(index, flipped)
             self._add_apx(result, disparities, maps, base, views)
+        result["total"] = nan_unless_finite(result["total"], [*seen, *poses])
         return result
+
+    def _main_pass(
+        self, batch: dict[str, Tensor], pyramid: bool
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Disparities, finest first; features that the pyramid loss compares; those that cbw does.
+
+        They are of the targets; with `loss.base: cbw` of the targets and then of each source.
+        The network sees the jittered images (monodepth2), unless the pyramid loss relights views of
+        its own: then it sees the clean ones. This pass is what those views are held against, and
+        the only one that updates batch norm's running statistics. The pose net keeps its inputs.
+        """
+        settings, network = self.config.loss.pyramid, self.networks.depth
+        clean = pyramid and settings.jitter
+        image = batch["target" if clean else "target_input"]
+        both_ways = self.config.loss.base == "cbw"
+        if both_ways:
+            sources = batch["sources" if clean else "source_inputs"]
+            image = torch.cat([image, *sources.unbind(1)])
+        image = image.contiguous(memory_format=self.layout)
+        compared = early_features(network, self.job.kind if both_ways else None)
+        by_features = pyramid and settings.kind == "features"
+        with encoder_features(network, by_features) as features, compared as phi:
+            disparities = [d.contiguous() for d in network(image)]
+        return disparities, features, phi
 
     def _add_pyramid(
         self,
         result: dict[str, Tensor],
         batch: dict[str, Tensor],
-        reference: Tensor,
+        reference: Reference,
         base: BaseLoss,
         views: Views,
         step: int,
@@ -374,23 +443,44 @@ class Training:
 
     def step(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """One update of the weights; returns the losses without gradient."""
-        rate = self.rate * learning_rate_factor(step / self.steps, self.settings.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         with kernels_summed_once():
             losses = self.losses(batch, step)
-        losses["total"].backward()
-        if self.settings.clip_gradient:
-            nn.utils.clip_grad_norm_(self.networks.parameters(), self.settings.clip_gradient)
-        self.optimizer.step()
+        self.watch.add("loss", losses["total"].detach(), step, batch["index"])
+        self.scaler.scale(losses["total"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.watch.add(GRADIENT, self._clipped_gradient(), step, batch["index"])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return {name: value.detach() for name, value in losses.items()}
+
+    def learning_rate(self, step: int) -> float:
+        """Of the update after `step` finished ones.
+
+        `schedule: step` counts whole epochs, as a scheduler does that is stepped after each epoch;
+        monodepth2's own loop steps it before, which gives 14 epochs at the full rate, not 15.
+        """
+        epochwise = self.settings.schedule == "step"
+        done = step - step % self.steps_per_epoch if epochwise else step
+        return self.rate * learning_rate_factor(done / self.steps, self.settings.schedule)
+
+    def _clipped_gradient(self) -> Tensor:
+        """Clip the gradient (`training.clip_gradient`); returns the norm that it had."""
+        if self.settings.clip_gradient:
+            parameters = self.networks.parameters()
+            return nn.utils.clip_grad_norm_(parameters, self.settings.clip_gradient)
+        gradients = [p.grad for p in self.networks.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
     def run(self) -> None:
         """Train to the end, from the checkpoint where there is one, and write `model.pt`."""
         folder = self.job.folder
         checkpoint = folder / "ckpt" / "last.pt"
-        resumed = load_checkpoint(checkpoint, self.networks, self.optimizer, self.job.identity)
+        resumed = load_checkpoint(
+            checkpoint, self.networks, self.optimizer, self.job.identity, self.scaler
+        )
         if resumed:
             log.info("resuming at step %d of %d", resumed.step, self.steps)
         recorder = Recorder(self, resumed or Resumed())
@@ -404,15 +494,17 @@ class Training:
                 done = step + 1
                 at_epoch = done % self.steps_per_epoch == 0
                 if at_epoch or done % self.settings.checkpoint_every == 0 or interrupted:
-                    state = recorder.flush(done)
-                    save_checkpoint(
-                        checkpoint, self.networks, self.optimizer, state, self.job.identity
-                    )
+                    self._save(checkpoint, recorder.flush(done))
                 if interrupted:
                     raise Interrupted(
                         f"stopped at step {done} of {self.steps}; run again to resume"
                     )
         self._save_model()
+
+    def _save(self, checkpoint: Path, state: Resumed) -> None:
+        self.watch.check()
+        identity = self.job.identity
+        save_checkpoint(checkpoint, self.networks, self.optimizer, state, identity, self.scaler)
 
     def _save_model(self) -> None:
         content = {
@@ -423,6 +515,61 @@ class Training:
             "pose": self.networks.pose.state_dict(),
         }
         write_atomic(self.job.folder / "model.pt", to_bytes(content))
+
+
+class Watch:
+    """Stops a training at the first batch whose loss or gradient is not finite, and names it.
+
+    On the CPU each number is judged before it is used. On a GPU, to read a number is to wait for
+    every kernel before it, so losses and norms stay there, with the numbers of their frames here,
+    and are read before anything is written down: a line of the log, a checkpoint. What is on disk
+    is then always from before the fault, and the batch that is named is the one in which it first
+    showed, although some steps may have followed.
+    """
+
+    #: With fp16 a gradient that overflows halves the loss's factor, and its update is left out. The
+    #: factor starts at 2^16: after so many overflows in a row, its size is not the reason.
+    skips = 25
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.at_once = training.device.type == "cpu"
+        self.pending: list[tuple[str, Tensor, int, list[int]]] = []
+        self.skipped = 0
+
+    def add(self, what: str, value: Tensor, step: int, index: Tensor) -> None:
+        """Note a number (a scalar without gradient) of a step whose frames are `index` (B,)."""
+        self.pending.append((what, value, step, index.tolist()))
+        if self.at_once:
+            self.check()
+
+    def check(self) -> None:
+        """Read what was noted since the last call.
+
+        Raises:
+            FadepthError: a loss or gradient is NaN or infinite; names the step and its frames.
+        """
+        if not self.pending:
+            return
+        pending, self.pending = self.pending, []
+        values = torch.stack([value for _, value, _, _ in pending]).tolist()
+        allowed = self.skips if self.training.scaler.is_enabled() else 0
+        for (what, _, step, index), value in zip(pending, values, strict=True):
+            if what == GRADIENT:
+                self.skipped = 0 if math.isfinite(value) else self.skipped + 1
+                if self.skipped > allowed:
+                    self._stop(what, value, step, index)
+            elif not math.isfinite(value):
+                self._stop(what, value, step, index)
+
+    def _stop(self, what: str, value: float, step: int, index: list[int]) -> None:
+        training = self.training
+        frames = "; ".join(str(training.frames.frames[i]) for i in index)
+        raise FadepthError(
+            f"the {what} of {training.job.run_id} became {value} at step {step + 1} of "
+            f"{training.steps}, with the frames {frames}: look at these images, lower "
+            "training.learning_rate or set training.clip_gradient; the checkpoint of before is kept"
+        )
 
 
 class Recorder:
@@ -450,13 +597,9 @@ class Recorder:
 
     def _write(self, done: int) -> None:
         training = self.training
+        training.watch.check()
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
-        if not math.isfinite(means["total"]):
-            raise FadepthError(
-                f"the loss of {training.job.run_id} became {means['total']} before step {done}: "
-                "lower training.learning_rate or set training.clip_gradient"
-            )
         rate = training.optimizer.param_groups[0]["lr"]
         line: dict[str, Any] = {
             "step": done,
@@ -534,26 +677,3 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
     )
     network.load_state_dict(content["depth"])
     return network.eval(), config
-
-
-@torch.inference_mode()
-def predict_targets(
-    network: nn.Module, frames: TrainingFrames, path: Path, device: torch.device
-) -> None:
-    """Write the teacher's disparities for APX to `path` (.npy): float16 (N, 2, H, W).
-
-    Channel 0 is the prediction for the clean image, channel 1 that for the mirrored image,
-    mirrored back. Computed once per teacher, and the same for every student. The file is filled
-    batch by batch: for all of KITTI it holds 20 GB.
-    """
-    size = frames.settings.height, frames.settings.width
-    maps = np.lib.format.open_memmap(path, "w+", np.float16, (len(frames), 2, *size))
-    network = network.to(device)
-    for start in range(0, len(frames), 8):
-        stop = min(start + 8, len(frames))
-        image = torch.stack([frames.clean(index) for index in range(start, stop)]).to(device)
-        both = torch.cat([network(image), network(image.flip(-1)).flip(-1)], 1)
-        maps[start:stop] = both.to(torch.float16).cpu().numpy()
-        if start // 8 % 20 == 0:
-            log.info("teacher predictions: %d of %d frames", stop, len(frames))
-    maps.flush()

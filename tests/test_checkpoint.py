@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint
+from fadepth.errors import FadepthError
 
 IDENTITY = Identity(config_hash="c" * 10, data_hash="d" * 10, code_hash="e" * 10)
 
@@ -80,6 +82,61 @@ def test_saving_again_leaves_one_file(saved: Path) -> None:
     assert resumed.step == 7
 
 
+def spoil(network: nn.Module, optimizer: torch.optim.Optimizer, what: str) -> None:
+    if what == "statistics":
+        dict(network.named_buffers())["1.running_var"][0] = torch.inf
+    elif what == "weight":
+        with torch.no_grad():
+            dict(network.named_parameters())["2.weight"].view(-1)[-1] = torch.nan
+    else:
+        optimizer.state[next(network.parameters())]["exp_avg_sq"].view(-1)[0] = torch.inf
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("statistics", r"1\.running_var"),
+        ("weight", r"2\.weight"),
+        ("moments", "optimizer state 0, exp_avg_sq"),
+    ],
+)
+def test_a_state_that_is_not_finite_never_replaces_a_good_one(
+    what: str, name: str, saved: Path
+) -> None:
+    """An infinite variance gives finite losses: each input divided by it is zero."""
+    content = saved.read_bytes()
+    network, optimizer = training(0)
+    steps(network, optimizer, 0, 4)
+    spoil(network, optimizer, what)
+    with pytest.raises(FadepthError, match=rf"after step 4, {name} holds NaN or Inf") as told:
+        save_checkpoint(saved, network, optimizer, Resumed(4), IDENTITY)
+    assert str(saved) in str(told.value)
+    assert saved.read_bytes() == content
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_the_scale_of_half_precision_comes_back(tmp_path: Path) -> None:
+    """After an overflow that halved it, with the count of steps since then."""
+    network, optimizer = training(0)
+    scaler = GradScaler("cpu", init_scale=2.0**120)
+    for number, factor in enumerate((2.0**20, 1.0, 1.0)):
+        images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.zero_grad()
+        scaler.scale(factor * network(images).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**119
+    save_checkpoint(tmp_path / "last.pt", network, optimizer, Resumed(3), IDENTITY, scaler)
+    other = GradScaler("cpu")
+    assert load_checkpoint(tmp_path / "last.pt", *training(1), IDENTITY, other) == Resumed(3)
+    assert other.state_dict() == scaler.state_dict()
+    assert other.state_dict()["_growth_tracker"] == 2
+    # One that is switched off has no state, and takes none.
+    off = GradScaler("cpu", enabled=False)
+    assert load_checkpoint(tmp_path / "last.pt", *training(1), IDENTITY, off) == Resumed(3)
+    assert off.get_scale() == 1
+
+
 def untouched(path: Path, identity: Identity) -> None:
     """Loading gives None, and changes neither network, optimizer nor torch's random state."""
     network, optimizer = training(1)
@@ -91,7 +148,7 @@ def untouched(path: Path, identity: Identity) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.parametrize("part", ["config", "data", "code"])
+@pytest.mark.parametrize("part", ["config", "data", "code", "targets"])
 def test_checkpoint_of_something_else_is_refused_and_named(
     part: str, saved: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

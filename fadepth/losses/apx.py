@@ -46,6 +46,13 @@ def alignment(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return median.nan_to_num(0.0).view(-1, 1, 1, 1)
 
 
+def offset_between(student: Tensor, teacher: Tensor, mask: Tensor, settings: ApxSettings) -> Tensor:
+    """a as the settings want it, (B, 1, 1, 1): the median, or 0 with `align: none`."""
+    if settings.align == "median":
+        return alignment(student, teacher, mask)
+    return student.new_zeros(len(student), 1, 1, 1)
+
+
 def value_term(residual: Tensor, mask: Tensor) -> Tensor:
     """APX0: robust mean of the residual (B, 1, H, W)."""
     return masked_mean(charbonnier(residual), mask)
@@ -83,8 +90,9 @@ def photometric_trust(
 ) -> Tensor:
     """m_ph (B, 1, H, W): 1 where the teacher explains the frame about as well as the student.
 
-    0.2 elsewhere. The teacher's inverse depth is brought to the student's scale by `offset`, since
-    the motions come from the student's pose net.
+    0.2 elsewhere. The teacher's inverse depth is brought to the student's scale by `offset` (B, 1,
+    1, 1), since the motions come from the student's pose net; with `align: none` both have one
+    scale, and the offset is 0.
     """
     aligned = torch.log(disparity_to_inverse_depth(teacher)) + offset
     error, _ = warped_error(views, torch.exp(-aligned), ssim_weight)
@@ -121,7 +129,7 @@ def apx_loss(
     finest = torch.log(disparity_to_inverse_depth(upsample(disparities[0], teacher)))
     if settings.mask and views is not None and student_error is not None:
         with torch.no_grad():
-            offset = alignment(finest, target, mask)
+            offset = offset_between(finest, target, mask, settings)
             trust = photometric_trust(teacher, offset, student_error, views, ssim_weight)
         mask = mask * trust
     parts = {name: teacher.new_zeros(()) for name in ("value", "slope", "curvature")}
@@ -129,9 +137,7 @@ def apx_loss(
     for disparity, weight in zip(disparities, weights, strict=True):
         share = weight / sum(weights)
         values = torch.log(disparity_to_inverse_depth(upsample(disparity, teacher)))
-        residual = values - target
-        if settings.align == "median":
-            residual = residual - alignment(values, target, mask)
+        residual = values - target - offset_between(values, target, mask, settings)
         parts["value"] = parts["value"] + share * value_term(residual, mask)
         parts["slope"] = parts["slope"] + share * slope_term(residual, mask)
         if settings.curvature_weight:

@@ -1,7 +1,8 @@
 """The self-supervised base loss: photometric error over warped neighbours, and smoothness.
 
-`loss.base: md2` is monodepth2's loss (arXiv 1806.01260). FA-Depth's own base loss is not known from
-any public source; which one it is remains open, and this choice is [derived].
+`loss.base: md2` is monodepth2's loss (arXiv 1806.01260), `loss.base: cbw` that of
+`fadepth.losses.cbw`. FA-Depth's own base loss is not known from any public source; which one it is
+remains open, and this choice is [derived].
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fadepth.config import LossSettings
 from fadepth.geometry import disparity_to_depth, inverse_warp
-from fadepth.losses.masks import automask
+from fadepth.losses.masks import automask, inside_border, masked_mean
 from fadepth.losses.ssim import Moments, local_moments, ssim_distance
 
 
@@ -139,9 +140,26 @@ def upsample(disparity: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(disparity, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def within_border(visible: Tensor, border: int, full_height: int) -> Tensor:
+    """`visible` (B, 1, h, w) without `border` full-size pixels at the image's edge."""
+    if not border:
+        return visible
+    height, width = visible.shape[-2:]
+    return visible & inside_border(height, width, border * height / full_height, visible.device)
+
+
 @dataclass(frozen=True)
 class BaseLoss:
-    """Result of `base_loss`: scalars, and per-pixel results of the finest scale."""
+    """Result of a base loss: scalars, and per-pixel results of the finest scale.
+
+    Attributes:
+        total: with its gradient; everything else has none.
+        photometric, smoothness: its parts, for the log.
+        error: (B, 1, H, W), smallest photometric error of the target over its sources.
+        visible: boolean (B, 1, H, W), pixels that some source sees, without the border.
+        automask_share: of the pixels, those that the auto-mask keeps.
+        parts: what else to log.
+    """
 
     total: Tensor
     photometric: Tensor
@@ -149,6 +167,7 @@ class BaseLoss:
     error: Tensor
     visible: Tensor
     automask_share: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 def base_loss(
@@ -159,7 +178,8 @@ def base_loss(
     Every scale is upsampled to full size before warping, or (`warp_at: scale`) compared at its own
     size with smaller images, which costs a fraction. With the auto-mask, the unwarped sources
     join the minimum, with noise of 1e-5 to break ties; the pixels that they win give no gradient.
-    The smoothness weight is divided by the scale's down-sampling factor.
+    The smoothness weight is divided by the scale's down-sampling factor. Pixels nearer to the edge
+    than `border` do not count.
 
     Args:
         disparities: (B, 1, h_s, w_s) in (0, 1), finest first.
@@ -181,7 +201,11 @@ def base_loss(
             still = still + 1e-5 * torch.randn(still.shape, generator=noise).to(still)
         finest = finest or (error, visible, still)
         kept = torch.minimum(error, still) if settings.automask else error
-        photometric = photometric + kept.mean() / len(disparities)
+        if settings.border:
+            mask = within_border(torch.ones_like(visible), settings.border, target.shape[-2])
+            photometric = photometric + masked_mean(kept, mask) / len(disparities)
+        else:
+            photometric = photometric + kept.mean() / len(disparities)
         factor = target.shape[-2] / disparity.shape[-2]
         roughness = smoothness(disparity, shrink(seen.target, *size))
         smooth = smooth + roughness / factor / len(disparities)
@@ -192,6 +216,6 @@ def base_loss(
         photometric=photometric.detach(),
         smoothness=smooth.detach(),
         error=finest[0].detach(),
-        visible=finest[1],
+        visible=within_border(finest[1], settings.border, target.shape[-2]),
         automask_share=moving.to(target.dtype).mean(),
     )

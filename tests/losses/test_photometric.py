@@ -307,6 +307,24 @@ def test_at_own_size_coarse_scales_are_compared_with_small_images() -> None:
     assert loss.error.shape == (1, 1, HEIGHT, WIDTH)
 
 
+def test_border_pixels_do_not_count() -> None:
+    views, pyramid = moving(), [disparity(5), disparity(6, (16, 24))]
+    for warp_at, borders in (("full", (5, 5)), ("scale", (5, 3))):
+        plain = settings(automask=False, smoothness_weight=0, warp_at=warp_at)
+        loss = base_loss(pyramid, views, plain.model_copy(update={"border": 5}), noise())
+        expected = 0.0
+        for d, border in zip(pyramid, borders, strict=True):
+            seen = views.resized(*d.shape[-2:]) if warp_at == "scale" else views
+            error, _ = warped_error(seen, disparity_to_depth(upsample(d, seen.target)), 0.85)
+            expected += error[..., border:-border, border:-border].mean().item() / 2
+        assert loss.total.item() == pytest.approx(expected, rel=1e-9)
+        # What the pyramid loss and APX go by, too.
+        _, visible = warped_error(views, disparity_to_depth(pyramid[0]), 0.85)
+        inside = torch.zeros_like(visible)
+        inside[..., 5:-5, 5:-5] = True
+        assert torch.equal(loss.visible, visible & inside)
+
+
 @pytest.mark.parametrize("warp_at", ["full", "scale"])
 def test_automask_takes_a_standing_camera_out(warp_at: str) -> None:
     target = images(1, 3, HEIGHT, WIDTH)
