@@ -45,6 +45,7 @@ Override = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
 NetworkName = Literal["smalldepth", "hqdecv2"]
+PicturedName = Literal["street", "kitti", "ddad"]
 RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
 
 
@@ -120,6 +121,18 @@ def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
     return known[run_id]
 
 
+def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
+    """The study that feeds a table.
+
+    Raises:
+        FadepthError: there is none; those that there are are listed.
+    """
+    studies = load_studies(presets, override)
+    if name not in studies:
+        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
+    return studies[name]
+
+
 @app.command()
 def prepare(
     output: Annotated[Path, typer.Option(help="manifest file to write")],
@@ -188,6 +201,23 @@ def evaluate(
 
 
 @app.command()
+def robustness(
+    run_id: RunId,
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    teacher: Annotated[Path | None, typer.Option(help="model.pt to compare with")] = None,
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Evaluate a run on mirrored, dark, bright and small frames: robustness.json."""
+    from fadepth.execution import measure_robustness
+
+    set_up_logging(f"robustness {run_id}", log_file)
+    measure_robustness(find_run(run_id, preset, override), RUNS, manifest, teacher, threads)
+
+
+@app.command()
 def table(
     name: Annotated[str, typer.Argument(help="name of the table, such as table_ablation")],
     output: Annotated[Path, typer.Option(help="the .csv file; .md and .tex lie beside it")],
@@ -199,10 +229,43 @@ def table(
     from fadepth.execution import render_table
 
     set_up_logging(name, log_file)
-    studies = load_studies(preset, override)
-    if name not in studies:
-        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
-    render_table(studies[name], RUNS, output)
+    render_table(find_study(name, preset, override), RUNS, output)
+
+
+@app.command()
+def effects(
+    name: Annotated[str, typer.Argument(help="name of the study's table, such as table_ablation")],
+    output: Annotated[Path, typer.Option(help="the .csv file; .md and .tex lie beside it")],
+    preset: Presets = None,
+    override: Override = "{}",
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Write what each factor of a study changes, with its spread over seeds."""
+    from fadepth.execution import render_effects
+
+    set_up_logging(f"effects {name}", log_file)
+    render_effects(find_study(name, preset, override), RUNS, output)
+
+
+@app.command()
+def masks(
+    name: Annotated[PicturedName, typer.Argument(help="which frames")],
+    output: Annotated[Path, typer.Option(help="the .png file to write")],
+    run: Annotated[
+        str | None, typer.Option(help="id of a trained run; default: true depth and motion")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="folder that holds kitti_mini/ and ddad_mini/")
+    ] = "${FADEPTH_TEST_DATA:-../shared}",
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Draw what each mask leaves out, on a few frames of the street, KITTI or DDAD."""
+    from fadepth.config import expand
+    from fadepth.report.mask_figure import draw_masks
+
+    set_up_logging(f"masks {name}", log_file)
+    draw_masks(name, output, Path(expand(data)), RUNS / run / "model.pt" if run else None)
+    log.warning("figure written: %s", output)
 
 
 @app.command()
@@ -256,9 +319,11 @@ def describe(
 
     height, width = _parse_size(size)
     settings, origin = load_preset(preset) if preset else ({}, "the defaults")
-    for changes in ({"student.etm.branches": etm}, _parse_override(override)):
+    # Some forms of HQDecv2 are built for one size of images.
+    sized = {"data.height": height, "data.width": width}
+    for changes in ({"student.etm.branches": etm}, _parse_override(override), sized):
         settings = merge(settings, changes)
-    origin += " + --etm + --override"
+    origin += " + --etm + --override + --size"
     kind: Literal["student", "teacher"] = "student" if network == "smalldepth" else "teacher"
     model = build_depth_network(parse_config(settings, origin), kind)
     if kind == "student":

@@ -3,14 +3,15 @@
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, DataSettings, expand
@@ -22,20 +23,18 @@ from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.evaluation.evaluate import Predict, evaluate, resize_disparity
 from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
+from fadepth.evaluation.robustness import PredictImage, evaluate_robustness, summary
 from fadepth.files import atomic_path, write_atomic
 from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.report.panels import draw_panel
 from fadepth.study import Run, Study
-from fadepth.training import (
-    Interrupted,
-    Job,
-    Training,
-    choose_device,
-    load_depth_network,
-    predict_targets,
-)
+from fadepth.targets import TargetsKey, checked_targets, make_targets, predict_targets
+from fadepth.training import Interrupted, Job, Training, choose_device, load_depth_network
+
+if TYPE_CHECKING:
+    from fadepth.report.ablation import Row
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +77,14 @@ def train_run(
     record.started_earlier()
     write_settings(run, folder)
     record.write()
-    identity = Identity(run.config_hash, manifest.content_hash, run.code_hash)
-    job = Job(
-        run.id, run.kind, run.config, run.seed, identity, folder, manifest,
-        data_root(run.config.data), targets,
-    )  # fmt: skip
     try:
+        digest = checked_targets_of(run, runs, manifest, targets) if targets else None
+        identity = Identity(run.config_hash, manifest.content_hash, run.code_hash, digest)
+        record.write(targets_hash=digest)
+        job = Job(
+            run.id, run.kind, run.config, run.seed, identity, folder, manifest,
+            data_root(run.config.data), targets,
+        )  # fmt: skip
         training = Training(job)
         record.write(parameters_training=count_parameters(training.networks.depth))
         training.run()
@@ -111,28 +112,65 @@ def predict_teacher(run: Run, runs: Path, manifest_path: Path, output: Path, thr
     """Rule `predict_teacher`: the teacher's disparities for all training frames."""
     set_threads(threads)
     manifest = Manifest.read(manifest_path)
-    root = data_root(run.config.data)
-    frames = TrainingFrames(manifest.splits["train"], root, run.config.data, seed=run.seed)
-    network, _ = load_depth_network(runs / run.id / "model.pt")
-    device = choose_device(run.config.training.device)
-    with atomic_path(output) as temporary:
-        predict_targets(network, frames, temporary, device)
+    make_targets(output, *targets_of(run, runs, manifest))
+
+
+def targets_of(
+    teacher: Run, runs: Path, manifest: Manifest
+) -> tuple[TargetsKey, Callable[[Path], None]]:
+    """The key of a teacher's predictions, and what writes them to a path."""
+    model, data = runs / teacher.id / "model.pt", teacher.config.data
+
+    def predict(path: Path) -> None:
+        network, _ = load_depth_network(model)
+        # Every image is read once: nothing to keep in memory.
+        settings = data.model_copy(update={"cache_images": False})
+        frames = TrainingFrames(manifest.splits["train"], data_root(data), settings, teacher.seed)
+        predict_targets(network, frames, path, choose_device(teacher.config.training.device))
+
+    return TargetsKey.of(teacher.id, model, manifest, data), predict
+
+
+def checked_targets_of(run: Run, runs: Path, manifest: Manifest, path: Path) -> str | None:
+    """sha256 of the predictions that a student is given; None for a run without teacher.
+
+    Predictions in the teacher's own folder are made anew where they are not in order; a file from
+    elsewhere is only read.
+
+    Raises:
+        FadepthError: the file is another teacher's, damaged, or for other frames.
+    """
+    if run.teacher is None:
+        return None
+    key, predict = targets_of(run.teacher, runs, manifest)
+    own = path.resolve() == (runs / run.teacher.id / "targets.npy").resolve()
+    return checked_targets(path, key, predict if own else None)
+
+
+def network_function(model: Path, device: torch.device) -> tuple[PredictImage, int]:
+    """A trained network, folded, as a function from images to inverse depth; its parameters."""
+    network, _ = load_depth_network(model)
+    network = fold(network).to(device)
+
+    @torch.inference_mode()
+    def predict(image: Tensor) -> Tensor:
+        return disparity_to_inverse_depth(network(image.to(device)))
+
+    return predict, count_parameters(network)
 
 
 def network_predictor(run: Run, runs: Path, root: Path) -> tuple[Predict, int]:
     """Folded network of a run as a function from frames to disparity, and its parameters."""
-    network, config = load_depth_network(runs / run.id / "model.pt")
     device = choose_device(run.config.training.device)
-    network = fold(network).to(device)
-    size = config.data.height, config.data.width
+    network, parameters = network_function(runs / run.id / "model.pt", device)
+    size = run.config.data.height, run.config.data.width
 
     def predict(frame: Frame) -> NDArray[np.float64]:
         pixels = resize_image(read_image(root / frame.image), *size)
-        with torch.inference_mode():
-            disparity = network(torch.from_numpy(pixels)[None].to(device).float() / 255)
-        return disparity_to_inverse_depth(disparity)[0, 0].double().cpu().numpy()
+        image = torch.from_numpy(pixels)[None].float() / 255
+        return network(image)[0, 0].double().cpu().numpy()
 
-    return predict, count_parameters(network)
+    return predict, parameters
 
 
 def baseline_predictor(
@@ -183,6 +221,36 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     log.warning("AbsRel %.4f over %d images (%s)", mean["abs_rel"], len(per_image), protocol.name)
 
 
+def measure_robustness(
+    run: Run, runs: Path, manifest_path: Path, teacher: Path | None, threads: int
+) -> None:
+    """Rule `evaluate_robustness`: the run on mirrored, relit and small frames, and its teacher."""
+    set_threads(threads)
+    manifest = Manifest.read(manifest_path)
+    settings, data = run.config.evaluation, run.config.data
+    device = choose_device(run.config.training.device)
+    network, _ = network_function(runs / run.id / "model.pt", device)
+    table = evaluate_robustness(
+        manifest.splits[settings.split],
+        data_root(data),
+        network,
+        (data.height, data.width),
+        find_protocol(settings.protocol),
+        network_function(teacher, device)[0] if teacher else None,
+    )
+    content = {
+        "run_id": run.id,
+        "protocol": settings.protocol,
+        "split": settings.split,
+        "images": len(manifest.splits[settings.split]),
+        "scale": run.config.scale,
+        "seed": run.seed,
+        "teacher": teacher.parent.name if teacher else None,
+        "conditions": summary(table),
+    }
+    write_atomic(runs / run.id / "robustness.json", json.dumps(content, indent=1) + "\n")
+
+
 def panel_frames(frames: list[Frame], count: int) -> list[Frame]:
     """`count` frames spread evenly over the split: the same for every run."""
     positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
@@ -214,15 +282,39 @@ def relative_error(
     return error
 
 
-def render_table(study: Study, runs: Path, output: Path) -> None:
-    """Rule `render_table`: CSV, Markdown, LaTeX and the provenance of every cell."""
-    from fadepth.report.ablation import Row, ablation_table, read_records
-    from fadepth.report.writers import write_table
+def report_rows(study: Study) -> list["Row"]:
+    """The study's rows as the report knows them."""
+    from fadepth.report.ablation import Row
 
-    rows = [
+    return [
         Row(row.label, row.kind, dict(row.factors), [run.id for run in row.runs])
         for row in study.rows
     ]
+
+
+def render_effects(study: Study, runs: Path, output: Path) -> None:
+    """Rule `render_effects`: what each factor changes, with its spread over seeds."""
+    from fadepth.report.effects import effects_table
+    from fadepth.report.writers import write_table
+
+    table = effects_table(
+        runs,
+        report_rows(study),
+        study.file.plain,
+        name=output.stem,
+        title=study.file.title,
+        labels={name: factor.label for name, factor in study.file.factors.items()},
+    )
+    write_table(table, output, output.with_suffix(".md"), output.with_suffix(".tex"))
+    log.warning("effects written: %s (also .md and .tex)", output)
+
+
+def render_table(study: Study, runs: Path, output: Path) -> None:
+    """Rule `render_table`: CSV, Markdown, LaTeX and the provenance of every cell."""
+    from fadepth.report.ablation import ablation_table, read_records
+    from fadepth.report.writers import write_table
+
+    rows = report_rows(study)
     records = read_records(runs, [run_id for row in rows for run_id in row.run_ids])
     table = ablation_table(records, rows, name=study.file.table, title=study.file.title)
     write_table(table, output, output.with_suffix(".md"), output.with_suffix(".tex"))

@@ -37,11 +37,14 @@ TRAINING_CODE = (
     "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
-TEACHER_CODE = ("models/hqdec.py", "models/efficientnetv2.py")
+TEACHER_CODE = ("models/hqdec.py", "models/hqdec_v1.py", "models/efficientnetv2.py")
 EVALUATION_CODE = (
     "evaluation/metrics.py", "evaluation/protocols.py", "evaluation/evaluate.py",
-    "evaluation/baselines.py", "data/kitti.py", "geometry.py",
+    "evaluation/baselines.py", "data/kitti.py", "data/ddad.py", "geometry.py",
 )  # fmt: skip
+
+#: What `robustness.json` depends on beside the evaluation.
+ROBUSTNESS_CODE = (*EVALUATION_CODE, "evaluation/robustness.py")
 
 BASELINE_LABELS: dict[Baseline, str] = {
     "constant": "constant depth",
@@ -100,6 +103,11 @@ class StudyFile(Settings):
     def _names_fit_folders(cls, value: dict[str, Factor]) -> dict[str, Factor]:
         return _names_checked(value)
 
+    @property
+    def plain(self) -> dict[str, str]:
+        """The plain (first) level of every factor."""
+        return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -142,6 +150,8 @@ class Run:
             # A switched-off loss has no effect, whatever its weights; the teacher never uses them.
             if self.kind == "teacher" or not getattr(self.config.loss, name).enabled:
                 loss.pop(name, None)
+        if self.config.loss.base != "cbw":
+            loss.pop("cbw", None)
         if loss:
             settings["loss"] = loss
         if self.kind == "student" and self.config.student.etm.branches == "off":
@@ -178,10 +188,12 @@ class Run:
             return code_fingerprint(EVALUATION_CODE)
         modules = list(TRAINING_CODE)
         modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE
+        if self.config.loss.base == "cbw":
+            modules.append("losses/cbw.py")
         if "pyramid" in self.settings.get("loss", {}):
             modules.append("losses/pyramid.py")
         if "apx" in self.settings.get("loss", {}):
-            modules.append("losses/apx.py")
+            modules += ["losses/apx.py", "targets.py"]
         return code_fingerprint(modules)
 
     @property
@@ -192,10 +204,18 @@ class Run:
     @property
     def evaluation_identity(self) -> dict[str, Any]:
         """What Snakemake watches for the evaluation of this run."""
+        return self._evaluation_identity(EVALUATION_CODE)
+
+    @property
+    def robustness_identity(self) -> dict[str, Any]:
+        """What Snakemake watches for `robustness.json` of this run."""
+        return self._evaluation_identity(ROBUSTNESS_CODE)
+
+    def _evaluation_identity(self, modules: tuple[str, ...]) -> dict[str, Any]:
         settings: EvaluationSettings = self.config.evaluation
         return {
             "evaluation": settings.model_dump(mode="json"),
-            "code": code_fingerprint(EVALUATION_CODE),
+            "code": code_fingerprint(modules),
         }
 
 
@@ -223,6 +243,17 @@ class Study:
         """All runs of all rows."""
         return (run for row in self.rows for run in row.runs)
 
+    @property
+    def students(self) -> Iterator[Run]:
+        """Runs of the variants."""
+        return (run for run in self.runs if run.kind == "student")
+
+    def teacher_of(self, run: Run) -> Run | None:
+        """The teacher that a student is compared with: its own, else the study's first."""
+        if run.teacher:
+            return run.teacher
+        return next((other for other in self.runs if other.kind == "teacher"), None)
+
 
 def load_study_file(path: Path) -> StudyFile:
     """Read and check `ablations/NAME.yaml`.
@@ -246,10 +277,9 @@ def variants(file: StudyFile) -> list[dict[str, str]]:
     names = list(file.factors)
     combinations = itertools.product(*(file.factors[name].levels for name in names))
     rows = [dict(zip(names, levels, strict=True)) for levels in combinations]
-    plain = {name: next(iter(file.factors[name].levels)) for name in names}
 
     def order(row: dict[str, str]) -> tuple[int, list[int]]:
-        changed = [int(row[name] != plain[name]) for name in names]
+        changed = [int(row[name] != file.plain[name]) for name in names]
         return sum(changed), [-change for change in changed]
 
     return sorted(rows, key=order)
@@ -316,8 +346,7 @@ def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
 
 def _changed(file: StudyFile, levels: Mapping[str, str]) -> list[tuple[str, str]]:
     """Factors that are not at their plain (first) level, with their level."""
-    plain = {name: next(iter(factor.levels)) for name, factor in file.factors.items()}
-    return [(name, level) for name, level in levels.items() if level != plain[name]]
+    return [(name, level) for name, level in levels.items() if level != file.plain[name]]
 
 
 def _label(file: StudyFile, levels: Mapping[str, str]) -> str:

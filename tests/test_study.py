@@ -242,6 +242,9 @@ APX = with_("apx")
         ("training__learning_rate", 3e-4, TRAINED),
         ("loss__smoothness_weight", 0.01, TRAINED),
         ("loss__warp_at", "full", TRAINED),
+        ("loss__base", "cbw", TRAINED),
+        ("loss__border", 3, TRAINED),
+        ("loss__cbw__feature_weight", 0.3, set()),
         ("pose__width", 0.5, TRAINED),
         ("data__flip_probability", 0.0, TRAINED),
         ("data__jitter__hue", 0.0, TRAINED),
@@ -355,6 +358,7 @@ def test_a_formula_of_the_pyramid_loss_is_code_of_its_runs_only(package: Path) -
     ("module", "expected"),
     [
         ("losses/apx.py", APX),
+        ("targets.py", APX),
         ("losses/photometric.py", TRAINED),
         ("losses/ssim.py", TRAINED),
         ("losses/masks.py", TRAINED),
@@ -382,6 +386,20 @@ def test_a_module_is_code_of_exactly_the_runs_that_use_it(
     assert changed(before, codes()) == expected
     # Code is not in the id: the folder stays, and the workflow trains in it again.
     assert ids(resolved()) == old_ids
+
+
+def test_cbw_is_code_and_setting_of_runs_with_that_base(package: Path) -> None:
+    def of(**overrides: Any) -> dict[str, tuple[str, str]]:
+        runs = by_slug(resolved(**overrides))
+        return {slug: (run.code_hash, run.id) for slug, run in runs.items()}
+
+    md2, cbw = of(), of(loss__base="cbw")
+    weighted = of(loss__base="cbw", loss__cbw__feature_weight=0.3)
+    assert {slug for slug in cbw if cbw[slug][1] != weighted[slug][1]} == TRAINED
+    replace_in(package / "losses" / "cbw.py", "noise: torch.Generator", "other: torch.Generator")
+    assert of() == md2
+    after = of(loss__base="cbw")
+    assert {slug for slug in cbw if cbw[slug][0] != after[slug][0]} == TRAINED
 
 
 @pytest.mark.usefixtures("by_bytes")
@@ -418,7 +436,10 @@ def imported(module: str) -> set[str]:
     "modules",
     [
         pytest.param(
-            (*TRAINING_CODE, *STUDENT_CODE, *TEACHER_CODE, "losses/pyramid.py", "losses/apx.py"),
+            (
+                *(*TRAINING_CODE, *STUDENT_CODE, *TEACHER_CODE),
+                *("losses/cbw.py", "losses/pyramid.py", "losses/apx.py", "targets.py"),
+            ),
             id="training",
         ),
         pytest.param(EVALUATION_CODE, id="evaluation"),
@@ -537,6 +558,8 @@ def data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITTI_ROOT", str(tmp_path))
     monkeypatch.setenv("KITTI_SPLITS", str(tmp_path / "splits"))
     monkeypatch.setenv("FADEPTH_TEST_DATA", str(tmp_path))
+    (tmp_path / "ddad.json").write_text("{}")
+    monkeypatch.setenv("DDAD_SPLITS", str(tmp_path / "ddad.json"))
 
 
 @pytest.mark.usefixtures("data_folders")

@@ -183,7 +183,7 @@ def ablation_table(
         for line in frame.to_dict(orient="records")
     ]
     used = [by_id[run_id] for row in rows for run_id in row.run_ids]
-    stamp = _stamp(used)
+    stamp = make_stamp(used)
     return Table(
         name=name,
         title=title,
@@ -290,7 +290,8 @@ def _columns(factors: list[str], spread: bool) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _stamp(records: Sequence[RunRecord]) -> Stamp:
+def make_stamp(records: Sequence[RunRecord]) -> Stamp:
+    """Where the numbers of these runs come from, for the foot of a table."""
     commits = [str(record.manifest.get("commit") or "without commit")[:14] for record in records]
     changed = any(record.manifest.get("dirty") for record in records)
     return Stamp(

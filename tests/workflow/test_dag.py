@@ -61,6 +61,23 @@ def test_cells_name_their_runs(finished: Project) -> None:
     assert len(named) == 12 == len(content["runs"])
 
 
+def test_effects_come_from_the_same_runs(finished: Project) -> None:
+    """Every factor, every measure; no training beyond the table's."""
+    target = ("reports/effects_ablation.csv", *SMOKE[1:])
+    plan = finished.snakemake(*target, "--dry-run")
+    assert _planned(plan.stdout, "evaluate_robustness") == 8
+    assert _planned(plan.stdout, "train_student") == 0
+    result = finished.snakemake(*target)
+    assert result.returncode == 0, result.stdout[-3000:]
+    effects = pd.read_csv(finished.folder / "reports/effects_ablation.csv")
+    assert effects["row"].value_counts().to_dict() == {"ETM": 10, "pyramid loss": 10, "APX": 10}
+    assert set(effects["verdict"]) == {"one seed"}
+    table = pd.read_csv(finished.folder / "reports/table_ablation.csv").set_index("row")
+    etm = effects[(effects["row"] == "ETM") & (effects["measure"] == "Abs Rel")].iloc[0]
+    alone = table.loc["+ ETM", "abs_rel"] - table.loc["SmallDepth", "abs_rel"]
+    assert etm["alone"] == pytest.approx(alone)
+
+
 def test_at_most_one_training_a_core(finished: Project) -> None:
     """`--cores 8` must not mean eight trainings: with one slot, runs never overlap."""
     plan = finished.snakemake(*SMOKE, "--dry-run", "--forceall")
@@ -117,3 +134,24 @@ def test_presets_of_other_data_do_not_mix(
     # Eight variants with three seeds each.
     assert _planned(plan.stdout, "train_student") == 24
     assert "synthetic" not in plan.stdout
+
+
+def test_damaged_targets_are_mended_and_train_nobody_again(finished: Project) -> None:
+    """One student repairs what all read: the same bytes, and no newer than before."""
+    targets = next((finished.folder / "runs").glob("hqdecv2-*/targets.npy"))
+    content, modified = targets.read_bytes(), targets.stat().st_mtime_ns
+    targets.write_bytes(content[:5000] + b"xx" + content[5002:])
+    run = next((finished.folder / "runs").glob("apx-*")).name
+    manifest = next((finished.folder / "data").glob("*/manifest.jsonl"))
+    result = finished.fadepth(
+        *("train", run, "--manifest", str(manifest), "--preset", "config/smoke.yaml"),
+        *("--targets", str(targets)),
+    )
+    assert result.returncode == 0, result.stdout
+    assert "does not match its checksum" in result.stdout
+    assert targets.read_bytes() == content
+    assert targets.stat().st_mtime_ns == modified
+    plan = finished.snakemake(*SMOKE, "--dry-run")
+    assert plan.returncode == 0, plan.stdout[-2000:]
+    assert _planned(plan.stdout, "train_student") == 0
+    assert _planned(plan.stdout, "predict_teacher") == 0

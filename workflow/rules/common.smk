@@ -68,6 +68,7 @@ wildcard_constraints:
     network=r"(?!constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
     baseline=r"(constant|row_median|pixel_median)-s\d+-[0-9a-f]{10}",
     table=r"table_[a-z0-9_]+",
+    study=r"[a-z0-9_]+",
 
 
 def run_of(run_id):
@@ -83,11 +84,40 @@ def targets_of(wildcards):
     return [f"runs/{teacher.id}/targets.npy"] if teacher else []
 
 
+def study_of(table):
+    """The study that feeds a table; a sentence where there is none."""
+    if table not in STUDIES:
+        raise WorkflowError(f"no study feeds '{table}': there are {', '.join(STUDIES)}")
+    return STUDIES[table]
+
+
 def metrics_of(wildcards):
     """Metrics of all runs of a table."""
-    if wildcards.table not in STUDIES:
-        raise WorkflowError(f"no study feeds '{wildcards.table}': there are {', '.join(STUDIES)}")
-    return [f"runs/{run.id}/metrics.json" for run in STUDIES[wildcards.table].runs]
+    return [f"runs/{run.id}/metrics.json" for run in study_of(wildcards.table).runs]
+
+
+def measures_of(wildcards):
+    """Metrics and robustness of all students of a study."""
+    return [
+        f"runs/{run.id}/{name}.json"
+        for run in study_of(f"table_{wildcards.study}").students
+        for name in ("metrics", "robustness")
+    ]
+
+
+def teacher_of(wildcards):
+    """The teacher that a student's predictions are compared with, where its study has one."""
+    for study in STUDIES.values():
+        for run in study.students:
+            if run.id == wildcards.student:
+                teacher = study.teacher_of(run)
+                return [f"runs/{teacher.id}/model.pt"] if teacher else []
+    return []
+
+
+def rows_of(study):
+    """What a report's rows are made of: a change of these makes it stale."""
+    return {"rows": [[row.label, row.kind, [run.id for run in row.runs]] for row in study.rows]}
 
 
 def mirror_to_mlflow():

@@ -1,7 +1,8 @@
 """Evaluation: depth against ground truth, per image, by the preset's protocol.
 
 REQUIRED INPUTS: the data's manifest; a network's model.pt.
-OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png)
+OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png);
+    runs/<id>/robustness.json
 """
 
 
@@ -42,3 +43,24 @@ rule evaluate_baseline:
     shell:
         "{FADEPTH} evaluate {wildcards.baseline} --manifest {input.manifest:q} {FLAGS}"
         " --threads {threads} --log {log:q}"
+
+
+rule evaluate_robustness:
+    """Evaluate one student on mirrored, dark, bright and small frames, and against the teacher."""
+    input:
+        manifest=MANIFEST,
+        model="runs/{student}/model.pt",
+        teacher=teacher_of,
+    output:
+        robustness="runs/{student}/robustness.json",
+    log:
+        "logs/evaluate_robustness/{student}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        evaluation=lambda wildcards: run_of(wildcards.student).robustness_identity,
+        teacher=lambda wildcards, input: (f"--teacher {input.teacher}" if input.teacher else ""),
+    shell:
+        "{FADEPTH} robustness {wildcards.student} --manifest {input.manifest:q} {params.teacher}"
+        " {FLAGS} --threads {threads} --log {log:q}"

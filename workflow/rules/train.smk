@@ -1,7 +1,7 @@
 """Training: the teacher, its predictions, and every SmallDepth variant.
 
 REQUIRED INPUTS: the data's manifest; for APX variants the teacher's predictions.
-OUTPUTS: runs/<id>/model.pt; runs/<teacher>/targets.npy
+OUTPUTS: runs/<id>/model.pt; runs/<teacher>/targets.npy and its label, targets.json
 
 Checkpoints (runs/<id>/ckpt/) are not declared: Snakemake deletes what a failed job declared, and a
 training that was killed goes on from its checkpoint. Code is watched by a fingerprint in `params`,
@@ -38,6 +38,7 @@ rule predict_teacher:
         model="runs/{teacher}/model.pt",
     output:
         targets="runs/{teacher}/targets.npy",
+        label="runs/{teacher}/targets.json",
     log:
         "logs/predict_teacher/{teacher}.log",
     priority: 10

@@ -1,0 +1,141 @@
+"""Robustness: the same frames mirrored, dark, bright and small, against the same ground truth.
+
+The pyramid loss is meant to "improve robustness to the left-right direction and illumination
+changes" [paper, abstract]. How the paper measures that is not public; the conditions and the
+measure `change` are [derived]. The factors of light lie outside the range of the training's jitter
+(0.8 to 1.2, gamma 0.8 to 1.2), so that a network cannot have seen them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fadepth.data.kitti import read_image, resize_image
+from fadepth.data.manifest import Frame
+from fadepth.errors import FadepthError
+from fadepth.evaluation.evaluate import resize_disparity
+from fadepth.evaluation.metrics import scaled_metrics
+from fadepth.evaluation.protocols import Protocol, load_ground_truth
+
+#: Maps an image (1, 3, H, W) in [0, 1] to inverse depth (1, 1, H, W) in 1/metres up to scale.
+PredictImage = Callable[[Tensor], Tensor]
+
+DARK, BRIGHT = 0.5, 1.5
+
+
+def _same(image: Tensor) -> Tensor:
+    return image
+
+
+def _mirror(image: Tensor) -> Tensor:
+    return image.flip(-1)
+
+
+def _half(image: Tensor) -> Tensor:
+    size = [max(32, side // 2) for side in image.shape[-2:]]
+    return F.interpolate(image, size, mode="area")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An alteration of the input (1, 3, H, W), and what brings the prediction back to the frame."""
+
+    alter: Callable[[Tensor], Tensor]
+    undo: Callable[[Tensor], Tensor] = _same
+
+
+#: `clean` comes first: the others are compared with it.
+CONDITIONS: Mapping[str, Condition] = MappingProxyType(
+    {
+        "clean": Condition(_same),
+        "flipped": Condition(_mirror, _mirror),
+        "dark": Condition(lambda image: image * DARK),
+        "bright": Condition(lambda image: (image * BRIGHT).clamp(max=1)),
+        "half": Condition(_half),
+    }
+)
+
+
+def altered_predictions(predict: PredictImage, image: Tensor) -> dict[str, NDArray[np.float64]]:
+    """Inverse depth (h, w) of a frame under every condition, each in the frame's own geometry."""
+    return {
+        name: condition.undo(predict(condition.alter(image)))[0, 0].double().cpu().numpy()
+        for name, condition in CONDITIONS.items()
+    }
+
+
+def log_difference(
+    a: NDArray[np.floating], b: NDArray[np.floating], *, aligned: bool = False
+) -> float:
+    """Mean |log a - log b| of two maps (h, w) > 0; `aligned` takes the median difference out."""
+    difference = np.log(a) - np.log(b)
+    if aligned:
+        difference = difference - np.median(difference)
+    return float(np.abs(difference).mean())
+
+
+def evaluate_robustness(
+    frames: Sequence[Frame],
+    root: Path,
+    predict: PredictImage,
+    size: tuple[int, int],
+    protocol: Protocol,
+    teacher: PredictImage | None = None,
+) -> pd.DataFrame:
+    """Metrics of every frame under every condition.
+
+    Args:
+        frames: frames to evaluate, in order.
+        root: folder that their paths start from.
+        predict: the network.
+        size: (H, W) of its input.
+        protocol: how depth is compared with ground truth.
+        teacher: another network, of the same input size.
+
+    Returns:
+        One row per frame and condition: `drive`, `frame`, `side`, `condition`, the seven metrics,
+        `change` (mean |log q - log q_clean|, zero where the alteration changes nothing) and, with
+        a teacher, `teacher_distance` (mean |log q - log q_T - median|, q_T for the clean image).
+
+    Raises:
+        FadepthError: names the frame that lacks ground truth or has an unusable prediction.
+    """
+    rows = []
+    for frame in frames:
+        gt = load_ground_truth(frame, root, protocol)
+        pixels = resize_image(read_image(root / frame.image), *size)
+        image = torch.from_numpy(pixels)[None].float() / 255
+        maps = {
+            name: resize_disparity(q, *size)
+            for name, q in altered_predictions(predict, image).items()
+        }
+        target = teacher(image)[0, 0].double().cpu().numpy() if teacher else None
+        for name, q in maps.items():
+            try:
+                metrics, _ = scaled_metrics(gt, 1 / resize_disparity(q, *gt.shape), protocol)
+            except FadepthError as error:
+                raise FadepthError(f"frame {frame}, {name}: {error}") from None
+            row = {"drive": frame.drive, "frame": frame.frame, "side": frame.side}
+            row |= {"condition": name, **metrics, "change": log_difference(q, maps["clean"])}
+            if target is not None:
+                row["teacher_distance"] = log_difference(q, target, aligned=True)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean of every measure over the frames, by condition, in the order of `CONDITIONS`."""
+    measures = [key for key in table.columns if key not in ("drive", "frame", "side", "condition")]
+    result = {}
+    for name in CONDITIONS:
+        rows = table[table["condition"] == name]
+        result[name] = {key: float(rows[key].mean()) for key in measures}
+    return result

@@ -1,0 +1,40 @@
+"""Figures beside the tables: what the masks leave out, on street, KITTI and DDAD.
+
+REQUIRED INPUTS: none for the street; kitti_mini/, ddad_mini/ in FADEPTH_TEST_DATA for the others;
+    a run's model.pt where the file's name holds its id, in place of true depth and motion.
+OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<data>_<run id>.png
+"""
+
+from fadepth.fingerprint import code_fingerprint
+
+
+wildcard_constraints:
+    pictured="street|kitti|ddad",
+    by=r"|_(?!constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
+
+
+def model_of(wildcards):
+    """The network that gives depth and motion, where the figure's name holds a run's id."""
+    return [f"runs/{run_of(wildcards.by[1:]).id}/model.pt"] if wildcards.by else []
+
+
+rule draw_masks:
+    """Draw every mask on a few frames of one data set, by ground truth or by a trained run."""
+    input:
+        model=model_of,
+    output:
+        figure="reports/figures/masks_{pictured}{by}.png",
+    log:
+        "logs/draw_masks/{pictured}{by}.log",
+    params:
+        code=code_fingerprint(
+            (
+                "report/mask_figure.py",
+                "losses/masks.py",
+                "losses/cbw.py",
+                "losses/photometric.py",
+            )
+        ),
+        run=lambda wildcards: f"--run {wildcards.by[1:]}" if wildcards.by else "",
+    shell:
+        "{FADEPTH} masks {wildcards.pictured} --output {output.figure:q} {params.run} --log {log:q}"
