@@ -261,6 +261,11 @@ class LossSettings(Settings):
         description="size at which coarse scales are compared: full (monodepth2), or their own, "
         "as before monodepth2 (SfMLearner); the latter is cheap",
     )
+    ego_mask: str | None = Field(
+        None,
+        description="image of the camera, black where it sees its own vehicle; those pixels do not "
+        "count in any self-supervised loss; the file's content is part of the identity",
+    )
     border: int = Field(
         0, ge=0, le=15, description="pixels at the image's edge that no loss counts"
     )

@@ -5,6 +5,7 @@ study file is therefore never the input of a training rule; what a training depe
 run's id (settings, seed, data, teacher) and in its code fingerprint.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from fadepth.config import (
     Config,
     EvaluationSettings,
     Settings,
+    expand,
     identity_settings,
     load_yaml,
     merge,
@@ -109,6 +111,18 @@ class StudyFile(Settings):
         return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}
 
 
+def _file_digest(name: str) -> str:
+    """Digest of the ego mask's bytes: what is drawn on it counts, not where it lies."""
+    path = Path(expand(name))
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    except OSError:
+        raise FadepthError(
+            f"ego mask {path} cannot be read: set 'loss.ego_mask' to an image file, black where "
+            "the camera sees its own vehicle, or to null"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Run:
     """One folder below `runs/`: a trained network or a fitted baseline.
@@ -152,6 +166,8 @@ class Run:
                 loss.pop(name, None)
         if self.config.loss.base != "cbw":
             loss.pop("cbw", None)
+        if mask := loss.get("ego_mask"):
+            loss["ego_mask"] = _file_digest(mask)
         if loss:
             settings["loss"] = loss
         if self.kind == "student" and self.config.student.etm.branches == "off":

@@ -20,12 +20,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint, to_bytes
-from fadepth.config import Config, TrainingSettings
+from fadepth.config import Config, TrainingSettings, expand
 from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
+from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
@@ -240,6 +242,29 @@ def mirrored_motion(pose: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
+def load_world_mask(config: Config) -> Tensor:
+    """`loss.ego_mask` at training size, boolean (1, 1, H, W): false where the vehicle is seen.
+
+    Raises:
+        FadepthError: the file is absent or damaged, or leaves nothing to learn from.
+    """
+    path = Path(expand(config.loss.ego_mask or ""))
+    grey = read_image(path).convert("L")
+    # Nearest: a mixture of black and white is neither.
+    small = grey.resize((config.data.width, config.data.height), Image.Resampling.NEAREST)
+    world = torch.from_numpy(np.asarray(small) > 127)[None, None]
+    if not world.any():
+        raise FadepthError(
+            f"ego mask {path} is black everywhere: paint white what is not the vehicle"
+        )
+    return world
+
+
+def mirrored_where(mask: Tensor, flipped: Tensor) -> Tensor:
+    """A mask (1, 1, H, W) for every sample (B, 1, H, W), mirrored where the sample is."""
+    return torch.where(flipped[:, None, None, None], mask.flip(-1), mask)
+
+
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The batch on `device`; frame numbers stay where the teacher's file is read."""
     return {
@@ -301,6 +326,8 @@ class Training:
                 f"{len(self.frames)} training frames: choose a smaller batch"
             )
         self.steps = self.epochs * self.steps_per_epoch
+        masked = self.config.loss.ego_mask is not None
+        self.world = load_world_mask(self.config).to(self.device) if masked else None
         self.apx = job.kind == "student" and self.config.loss.apx.enabled
         self.pyramid = job.kind == "student" and self.config.loss.pyramid.enabled
         self.targets: TeacherTargets | None = None
@@ -342,7 +369,13 @@ class Training:
         pyramid = self.pyramid and not alone
         disparities, features, phi = self._main_pass(batch, pyramid)
         poses = source_poses(self.networks.pose, batch, data.source_frames, self.config.pose.mirror)
-        views = Views(batch["target"], batch["sources"].unbind(1), batch["intrinsics"], poses)
+        views = Views(
+            batch["target"],
+            batch["sources"].unbind(1),
+            batch["intrinsics"],
+            poses,
+            None if self.world is None else mirrored_where(self.world, batch["flipped"]),
+        )
         # While APX is alone, the photometric loss still teaches the pose net.
         seen = [d.detach() for d in disparities] if alone else disparities
         noise = generator_of(self.job.seed, 1, step)

@@ -1,6 +1,7 @@
 """Cameras, motions and the warp against closed forms, scipy, numpy, a real and a drawn frame."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from fadepth.geometry import (
     rotation_from_axis_angle,
     sample,
 )
-from fadepth.losses.photometric import photometric_error
+from fadepth.losses.photometric import Views, photometric_error
 
 HEIGHT, WIDTH = 24, 40
 K = torch.tensor([[[30.0, 0, 18.3], [0, 27.0, 10.6], [0, 0, 1]]], dtype=torch.float64)
@@ -69,8 +70,9 @@ def axis_angles() -> NDArray[np.float64]:
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((60, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    angles = [0, 1e-12, 1e-6, 9.99e-4, 1.001e-3, 1e-2, 1, math.pi - 1e-6, math.pi, 5]
-    return directions * np.tile(angles, 6)[:, None]
+    angles = [0, 1e-300, 1e-12, 1e-6, 9.99e-4, 1.001e-3, 1e-2, 1, 3, math.pi - 1e-6]
+    angles += [math.pi - 1e-12, math.pi, math.pi + 1e-6, 5, 2 * math.pi]
+    return directions * np.tile(angles, 4)[:, None]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
@@ -86,7 +88,15 @@ def test_zero_rotation_is_exactly_the_identity() -> None:
 
 def test_rotation_has_the_right_gradient_also_at_zero() -> None:
     vectors = torch.tensor(
-        [[0, 0, 0], [1e-4, 0, 0], [2e-3, -1e-3, 0], [0.3, -0.2, 0.5], [0, 3.1, 0]],
+        [
+            [0, 0, 0],
+            [1e-4, 0, 0],
+            [2e-3, -1e-3, 0],
+            [0.3, -0.2, 0.5],
+            [0, 3.1, 0],
+            [0, 0, math.pi],
+            [math.pi / 3**0.5] * 3,
+        ],
         dtype=torch.float64,
         requires_grad=True,
     )
@@ -105,6 +115,28 @@ def test_inverse_pose_is_numpys() -> None:
     rng = np.random.default_rng(1)
     pose = pose_matrix(*torch.tensor(rng.standard_normal((2, 8, 3))))
     np.testing.assert_allclose(invert_pose(pose), np.linalg.inv(pose.numpy()), atol=1e-13)
+
+
+def test_inverse_pose_leads_back_in_either_order() -> None:
+    rng = np.random.default_rng(3)
+    pose = pose_matrix(*torch.tensor(rng.standard_normal((2, 8, 3))))
+    eye = torch.eye(4, dtype=torch.float64).expand(8, 4, 4)
+    torch.testing.assert_close(invert_pose(pose) @ pose, eye, rtol=0, atol=1e-13)
+    torch.testing.assert_close(pose @ invert_pose(pose), eye, rtol=0, atol=1e-13)
+    torch.testing.assert_close(invert_pose(invert_pose(pose)), pose, rtol=0, atol=1e-13)
+
+
+def test_poses_have_the_right_gradient() -> None:
+    rng = np.random.default_rng(4)
+    motion = torch.tensor(rng.standard_normal((3, 6)))
+    motion[0] = 0
+    motion.requires_grad_()
+
+    def there_and_back(motion: Tensor) -> tuple[Tensor, Tensor]:
+        pose = pose_matrix(motion[:, :3], motion[:, 3:])
+        return pose, invert_pose(pose)
+
+    assert torch.autograd.gradcheck(there_and_back, (motion,), eps=1e-7)
 
 
 def test_pose_matrix_moves_points() -> None:
@@ -173,6 +205,52 @@ def test_a_motion_and_its_inverse_lead_back() -> None:
     np.testing.assert_allclose(image[..., 1] / image[..., 2], v, atol=1e-10)
 
 
+def test_projection_has_the_right_gradient() -> None:
+    depth = (4 + texture(5, 6)[:, 1:2]).requires_grad_()
+    motion = torch.tensor([[0.1, -0.2, 0.15, 0.3, -0.1, -0.8]]).double().requires_grad_()
+    camera = torch.tensor([5.1, 5.3, 2.7, 2.2]).double().requires_grad_()
+
+    def project(depth: Tensor, motion: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
+        fx, fy, cx, cy = camera
+        zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+        k = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one]).view(1, 3, 3)
+        return project_to_source(depth, k, pose_matrix(motion[:, :3], motion[:, 3:]))
+
+    assert torch.autograd.gradcheck(project, (depth, motion, camera), eps=1e-7)
+
+
+def test_a_smaller_image_of_the_same_scene_projects_to_the_same_place() -> None:
+    """At a third of the size, pixel i covers pixels 3i to 3i + 2 and has the centre of 3i + 1."""
+    pose = move((0.02, -0.05, 0.01), (0.3, 0.1, -0.4))
+    depth = 5 + texture(HEIGHT, 42)[:, :1]
+    small = depth[..., 1::3, 1::3].contiguous()
+    pixels, z = project_to_source(depth, K, pose)
+    fine = (pixels[:, 1::3, 1::3] + 0.5) / 3 - 0.5
+    by_file = torch.tensor(scaled((FX, FY, CX, CY), (HEIGHT, 42), (HEIGHT // 3, 14)))[None]
+    image = texture(HEIGHT, 42)
+    by_loss = Views(image, [image], K, [pose]).resized(HEIGHT // 3, 14).intrinsics
+    for k, tolerance in ((by_file, 1e-12), (by_loss, 1e-6)):  # factors in float32 there
+        coarse, near = project_to_source(small, k, pose)
+        torch.testing.assert_close(coarse, fine, rtol=0, atol=tolerance)
+        torch.testing.assert_close(near, z[..., 1::3, 1::3], rtol=0, atol=tolerance)
+    # The plain rule, cx / 3, sees another ray.
+    plain = K * torch.tensor([1 / 3, 1 / 3, 1]).double().view(3, 1)
+    assert (project_to_source(small, plain, pose)[0] - fine).abs().max() > 0.01
+
+
+def test_samples_of_a_batch_keep_their_own_camera_and_motion() -> None:
+    images = torch.cat([texture(HEIGHT, WIDTH), texture(HEIGHT, WIDTH).flip(-2)])
+    depths = 4 + images[:, :1]
+    cameras = torch.cat([K, K * torch.tensor([1.3, 0.8, 1]).double().view(3, 1)])
+    poses = torch.cat([move((0.01, 0.02, 0), (0.3, 0, 0.1)), move((0, -0.03, 0.05), (0, 0.2, -1))])
+    together = inverse_warp(images, depths, cameras, poses)
+    for i in range(2):
+        one = slice(i, i + 1)
+        alone = inverse_warp(images[one], depths[one], cameras[one], poses[one])
+        for batched, single in zip(together, alone, strict=True):
+            torch.testing.assert_close(batched[one], single)
+
+
 # Warp
 
 
@@ -223,16 +301,43 @@ def test_points_without_an_image_are_out_of_view_and_harmless(distance: float) -
 
 
 def test_warp_has_the_right_gradient() -> None:
-    image = texture(5, 6)
+    image = texture(5, 6).requires_grad_()
     depth = (4 + texture(5, 6)[:, 1:2]).requires_grad_()
     motion = torch.tensor([[0.01, -0.02, 0.03, 0.11, 0.07, -0.2]], dtype=torch.float64)
     motion.requires_grad_()
     k = torch.tensor([[[5.1, 0, 2.7], [0, 5.3, 2.2], [0, 0, 1]]], dtype=torch.float64)
 
-    def warp(depth: Tensor, motion: Tensor) -> Tensor:
+    def warp(image: Tensor, depth: Tensor, motion: Tensor) -> Tensor:
         return inverse_warp(image, depth, k, pose_matrix(motion[:, :3], motion[:, 3:]))[0]
 
-    assert torch.autograd.gradcheck(warp, (depth, motion), eps=1e-7, atol=1e-5)
+    assert torch.autograd.gradcheck(warp, (image, depth, motion), eps=1e-7, atol=1e-5)
+
+
+MIRROR = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+
+
+def mirrored_camera(k: Tensor, width: int) -> Tensor:
+    """The camera of the left-right mirrored image, as `fadepth.data.dataset` has it."""
+    k = k.clone()
+    k[:, 0, 2] = width - 1 - k[:, 0, 2]
+    return k
+
+
+def test_the_mirrored_scene_gives_the_mirrored_warp() -> None:
+    image, depth = texture(HEIGHT, WIDTH), 4 + texture(HEIGHT, WIDTH)[:, 2:]
+    pose = move((0.02, -0.06, 0.01), (0.3, 0.1, -0.4))
+    warped, visible = inverse_warp(image, depth, K, pose)
+    assert 0.2 < visible.double().mean() < 0.98
+    # x -> -x turns the rotations about y and z and the motion along x around.
+    reversed_pose = move((0.02, 0.06, -0.01), (-0.3, 0.1, -0.4))
+    torch.testing.assert_close(MIRROR @ pose @ MIRROR, reversed_pose, rtol=0, atol=1e-14)
+    camera = mirrored_camera(K, WIDTH)
+    other, seen = inverse_warp(image.flip(-1), depth.flip(-1), camera, reversed_pose)
+    torch.testing.assert_close(other.flip(-1), warped, rtol=0, atol=1e-10)
+    assert torch.equal(seen.flip(-1), visible)
+    # The camera must be mirrored with the image.
+    wrong, _ = inverse_warp(image.flip(-1), depth.flip(-1), K, reversed_pose)
+    assert (wrong.flip(-1) - warped).abs().mean() > 1e-3
 
 
 def identity_costs(image: Tensor, k: Tensor) -> tuple[float, float]:
@@ -269,26 +374,179 @@ def test_standing_still_costs_nothing_on_a_real_frame(test_data: Path) -> None:
     assert theirs == pytest.approx(0.026, rel=0.25)
 
 
-@pytest.mark.parametrize("neighbour", [1, 3])
-def test_true_depth_and_motion_explain_a_drawn_street(neighbour: int) -> None:
-    height, width, target = 48, 156, 2
-    scene = make_scene(0, 0, 6)
-    k = torch.tensor(intrinsics(height, width), dtype=torch.float32)[None]
-    shots = {f: render_frame(scene, f, height, width) for f in (target, neighbour)}
-    images = {f: torch.tensor(shot[0]).permute(2, 0, 1)[None] / 255 for f, shot in shots.items()}
-    depth = torch.tensor(shots[target][1])[None, None]
-    world = {f: np.vstack([scene.poses[f], [0, 0, 0, 1]]) for f in shots}  # camera to world
-    pose = torch.tensor(np.linalg.inv(world[neighbour]) @ world[target], dtype=torch.float32)[None]
-    near = depth.clamp(max=1000)
+# A drawn street, whose depth and motion are known exactly
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Two frames of a drawn street; images and depths (1, C, H, W) in float64."""
+
+    target: Tensor
+    source: Tensor
+    depth: Tensor
+    source_depth: Tensor
+    k: Tensor
+    pose: Tensor  # of the target's points in the source camera, (1, 4, 4)
+    still: Tensor  # neither pixel nor what it falls on moves by itself, and there is no sky
+
+    def cost(self, depth: Tensor, pose: Tensor) -> Tensor:
+        """Photometric error (1, 1, H, W) of the source, warped by `depth` and `pose`."""
+        return photometric_error(inverse_warp(self.source, depth, self.k, pose)[0], self.target)
+
+    def compared(self, depth: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """Depth of the points over depth of the surface that the source sees there; in view."""
+        pixels, z = project_to_source(depth, self.k, pose)
+        # A plane's inverse depth is linear in the image, so sampling it is exact.
+        return z * sample(1 / self.source_depth, pixels), in_view(pixels, z, *depth.shape[-2:])
+
+    def clear(self) -> Tensor:
+        """Pixels whose surroundings of 5x5 are in view of the source, still, and not hidden."""
+        ratio, seen = self.compared(self.depth, self.pose)
+        doubtful = ~(seen & self.still & ((ratio - 1).abs() < 0.02))
+        near = F.max_pool2d(F.pad(doubtful.double(), (2, 2, 2, 2), value=1.0), 5, 1)
+        return near == 0
+
+
+def take_shot(seed: int, neighbour: int, height: int = 128, width: int = 416) -> Shot:
+    scene, target = make_scene(seed, 0, 6), 2
+    k = torch.tensor(intrinsics(height, width))[None]
+    (image, z, part), (other, other_z, other_part) = (
+        render_frame(scene, frame, height, width) for frame in (target, neighbour)
+    )
+    world = [np.vstack([scene.poses[f], [0, 0, 0, 1]]) for f in (target, neighbour)]
+    pose = torch.tensor(np.linalg.inv(world[1]) @ world[0])[None]
+    depth, source_depth = (
+        torch.tensor(d).double().clamp(max=1e5)[None, None] for d in (z, other_z)
+    )
+    # Sky and ground have negative numbers, which pick the added zeros.
+    speed = np.append(scene.parts.speed, [0.0] * 4)
+    moving, moving_there = (
+        torch.tensor(speed[p] != 0).double()[None, None] for p in (part, other_part)
+    )
+    pixels, _ = project_to_source(depth, k, pose)
+    still = (moving == 0) & (sample(moving_there, pixels) == 0) & (depth < 1e5)
+    target_image, source = (
+        torch.tensor(i).permute(2, 0, 1)[None].double() / 255 for i in (image, other)
+    )
+    return Shot(target_image, source, depth, source_depth, k, pose, still)
+
+
+SHOTS = [(seed, neighbour) for seed in (0, 1, 2) for neighbour in (1, 3)]
+
+
+@pytest.fixture(scope="module", params=SHOTS, ids=lambda p: f"scene{p[0]}-frame{p[1]}")
+def shot(request: pytest.FixtureRequest) -> Shot:
+    return take_shot(*request.param)
+
+
+def turned(pose: Tensor, yaw: float) -> Tensor:
+    return pose @ move((0, yaw, 0))
+
+
+def test_true_depth_and_motion_redraw_the_target(shot: Shot) -> None:
+    clear = shot.clear()
+    assert clear.double().mean() > 0.4
+    true = shot.cost(shot.depth, shot.pose)[clear].mean()
+    # What is left is the blur of sampling between pixels.
+    assert true < 0.025
+    warped, _ = inverse_warp(shot.source, shot.depth, shot.k, shot.pose)
+    assert (warped - shot.target).abs().mean(1, keepdim=True)[clear].mean() < 0.01
+    # Where a nearer surface hides the point, another thing is seen.
+    ratio, seen = shot.compared(shot.depth, shot.pose)
+    hidden = seen & shot.still & (ratio > 1.1)
+    assert hidden.sum() > 50
+    assert shot.cost(shot.depth, shot.pose)[hidden].mean() > 2 * true
+
+
+def test_a_wrong_motion_or_depth_is_clearly_worse(shot: Shot) -> None:
+    clear = shot.clear()
 
     def cost(depth: Tensor, pose: Tensor) -> float:
-        warped, _ = inverse_warp(images[neighbour], depth, k, pose)
-        return photometric_error(warped, images[target])[seen].mean().item()
+        return shot.cost(depth, pose)[clear].mean().item()
 
-    seen = inverse_warp(images[neighbour], near, k, pose)[1] & depth.isfinite()
-    assert seen.float().mean() > 0.5
-    true = cost(near, pose)
-    assert true < 0.3 * cost(near, torch.eye(4)[None])
-    assert true < 0.3 * cost(near, invert_pose(pose))
-    assert true < 0.5 * cost(2 * near, pose)
-    assert true < 0.5 * cost(near / 2, pose)
+    true, depth, pose = cost(shot.depth, shot.pose), shot.depth, shot.pose
+    pixel = 1 / shot.k[0, 0, 0].item()  # the yaw that moves the picture by one pixel
+    assert cost(depth, torch.eye(4).double()[None]) > 8 * true
+    assert cost(depth, invert_pose(pose)) > 8 * true
+    assert cost(2 * depth, pose) > 5 * true
+    assert cost(depth / 2, pose) > 5 * true
+    assert cost(torch.full_like(depth, depth[clear].median().item()), pose) > 3 * true
+    assert cost(depth, turned(pose, pixel)) > 2 * true
+    assert cost(depth, turned(pose, -pixel)) > 2 * true
+
+
+def test_the_truth_is_the_minimum(shot: Shot) -> None:
+    clear = shot.clear()
+    factors = [0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25]
+    costs = [shot.cost(shot.depth * f, shot.pose)[clear].mean().item() for f in factors]
+    assert costs == sorted(costs[:4], reverse=True) + sorted(costs[4:])
+    assert min(costs) == costs[3]
+    pixel = 1 / shot.k[0, 0, 0].item()
+    yaws = [-2, -1, -0.5, 0, 0.5, 1, 2]
+    costs = [shot.cost(shot.depth, turned(shot.pose, y * pixel))[clear].mean().item() for y in yaws]
+    assert costs == sorted(costs[:4], reverse=True) + sorted(costs[4:])
+    assert min(costs) == costs[3]
+
+
+def test_nothing_still_floats_before_the_surface_that_the_source_sees(shot: Shot) -> None:
+    """A hidden point lies behind what the other camera sees; only a wrong geometry puts it before.
+
+    Beside an edge a sampled depth mixes two surfaces, so a few pixels remain.
+    """
+
+    def floating(depth: Tensor, pose: Tensor) -> float:
+        ratio, seen = shot.compared(depth, pose)
+        return (ratio < 0.97)[seen & shot.still].double().mean().item()
+
+    true = floating(shot.depth, shot.pose)
+    assert true < 0.03
+    assert floating(shot.depth, torch.eye(4).double()[None]) + floating(
+        shot.depth, invert_pose(shot.pose)
+    ) > 5 * max(true, 0.01)
+
+
+@pytest.mark.parametrize("neighbour", [1, 3])
+def test_descent_on_the_photometric_error_finds_the_motion(neighbour: int) -> None:
+    """From a motion that is off by pixels and decimetres, by the gradient alone."""
+    shot = take_shot(0, neighbour, 96, 312)
+    clear = shot.clear()
+    unit = torch.tensor([[0.005, 0.005, 0.005, 0.1, 0.1, 0.3]]).double()  # radians, metres
+    off = torch.tensor([[0.6, -1.2, 0.8, -0.7, 0.5, 1.0]]).double().requires_grad_()
+    optimiser = torch.optim.Adam([off], lr=0.2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, 40)
+    start = off.detach().clone()
+    for _ in range(40):
+        motion = unit * off
+        pose = shot.pose @ pose_matrix(motion[:, :3], motion[:, 3:])
+        optimiser.zero_grad()
+        shot.cost(shot.depth, pose)[clear].mean().backward()
+        optimiser.step()
+        schedule.step()
+    assert start.abs().min() >= 0.5
+    assert off.abs().max() < 0.2, off
+
+
+def test_the_mirrored_street_costs_the_same(shot: Shot) -> None:
+    width = shot.depth.shape[-1]
+    k, pose = mirrored_camera(shot.k, width), MIRROR @ shot.pose @ MIRROR
+    warped, _ = inverse_warp(shot.source.flip(-1), shot.depth.flip(-1), k, pose)
+    error = photometric_error(warped, shot.target.flip(-1)).flip(-1)
+    torch.testing.assert_close(error, shot.cost(shot.depth, shot.pose), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [3, 4])
+def test_the_street_is_explained_at_smaller_sizes_too(factor: int) -> None:
+    shot = take_shot(1, 3, 192, 624)
+    clear = F.avg_pool2d(shot.clear().double(), factor) == 1
+    views = Views(shot.target, [shot.source], shot.k, [shot.pose])
+    small = views.resized(192 // factor, 624 // factor)
+    depth = 1 / F.avg_pool2d(1 / shot.depth, factor)
+
+    def cost(k: Tensor, pose: Tensor) -> float:
+        warped, _ = inverse_warp(small.sources[0], depth, k, pose)
+        return photometric_error(warped, small.target)[clear].mean().item()
+
+    true = cost(small.intrinsics, shot.pose)
+    assert true < 0.035
+    assert cost(small.intrinsics, torch.eye(4).double()[None]) > 5 * true
+    assert cost(shot.k, shot.pose) > 5 * true  # the large image's camera

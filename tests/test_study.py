@@ -280,6 +280,20 @@ def test_content_of_a_split_list_changes_ids_and_its_place_does_not(tmp_path: Pa
         resolve_study(COMPONENTS, relative, "p", base=tmp_path / "nowhere")
 
 
+def test_an_ego_mask_counts_by_its_content(tmp_path: Path) -> None:
+    """The same picture elsewhere is the same run; another picture is another; none is told."""
+    for name, content in (("a.png", b"one"), ("b.png", b"one"), ("c.png", b"two")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (
+        ids(resolved(loss__ego_mask=str(tmp_path / name))) for name in ("a.png", "b.png", "c.png")
+    )
+    assert a == b
+    trained = {slug for slug in a if slug not in BASELINES}
+    assert changed(a, c) == changed(a, ids(resolved())) == trained
+    with pytest.raises(FadepthError, match=r"ego mask .*none\.png cannot be read"):
+        ids(resolved(loss__ego_mask=str(tmp_path / "none.png")))
+
+
 def test_order_of_factors_changes_no_id(write: Callable[..., Path]) -> None:
     """ablations/README.md: comments, order and spelling of defaults change nothing."""
     reverse = dict(reversed(factors().items()))

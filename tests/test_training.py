@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
@@ -22,7 +23,7 @@ from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.study import Run
-from fadepth.training import Job, Kind, Training, Watch, reduced_precision
+from fadepth.training import Job, Kind, Training, Watch, mirrored_where, reduced_precision
 from tests.tiny import tiny_config, tiny_manifest
 
 SEED = 3
@@ -647,3 +648,33 @@ def test_apx_alone_sees_jittered_images(apx: tuple[Run, Path], manifest: Manifes
     losses = training.step(batch, 3)
     assert math.isfinite(losses["pyramid/consistency"])
     assert torch.equal(seen.depth[count], batch["target"])
+
+
+# The ego vehicle
+
+
+def test_the_ego_mask_is_mirrored_with_its_sample(
+    make: Callable[..., Training], tmp_path: Path
+) -> None:
+    """Black on the left half: a mirrored sample is masked on the right."""
+    path = tmp_path / "ego.png"
+    pixels = np.full((48, 96), 255, np.uint8)
+    pixels[:, :48] = 0
+    Image.fromarray(pixels).save(path)
+    training = make(loss__ego_mask=str(path))
+    assert training.world is not None
+    height, width = training.world.shape[-2:]
+    assert (height, width) == (training.config.data.height, training.config.data.width)
+    both = mirrored_where(training.world, torch.tensor([False, True]))
+    assert not both[0, ..., : width // 2].any() and both[0, ..., width // 2 :].all()
+    assert both[1, ..., : width // 2].all() and not both[1, ..., width // 2 :].any()
+    with_mask = training.losses(first_batch(training), 0)["photometric"]
+    without = make().losses(first_batch(training), 0)["photometric"]
+    assert torch.isfinite(with_mask) and with_mask != without
+
+
+def test_a_black_ego_mask_is_refused(make: Callable[..., Training], tmp_path: Path) -> None:
+    path = tmp_path / "ego.png"
+    Image.fromarray(np.zeros((48, 96), np.uint8)).save(path)
+    with pytest.raises(FadepthError, match="is black everywhere"):
+        make(loss__ego_mask=str(path))

@@ -11,7 +11,8 @@ SC-SfMLearner's (arXiv 1908.10553):
     L_ab  = sum M W [pe(I_a, I_b(p')) + 0.1 |phi_a - phi_b(p')|] / sum M W + 0.1 sum M dD / sum M
     L     = 1/2 (L_ab + L_ba) + 1e-3 smoothness
 
-- M: in view, inside the border, and explained better by the warp than by standing still.
+- M: in view, not of the ego vehicle, inside the border, and explained better by the warp than by
+  standing still.
 - phi: the encoder's map at stride 4 (`PHI_LAYERS`), absolute difference averaged over channels and
   taken at the map's own size, with the finest disparity. The map is divided by its root mean square
   over the sample's images and all channels, as a constant: without that, the term would fall by
@@ -53,8 +54,8 @@ from fadepth.losses.photometric import (
     photometric_error,
     shrink,
     smoothness,
+    that_count,
     upsample,
-    within_border,
 )
 
 #: Where phi leaves each depth network: the end of the encoder's stage of stride 4.
@@ -123,6 +124,8 @@ def directed_pairs(views: Views) -> Views:
         [opposite(images)],
         views.intrinsics.repeat(2 * count, 1, 1),
         [torch.cat([poses, invert_pose(poses)])],
+        # The same camera took all of them.
+        None if views.world is None else views.world.repeat(2 * count, 1, 1, 1),
     )
 
 
@@ -229,7 +232,7 @@ def scale_terms(
     seen = pairs.resized(*size) if settings.warp_at == "scale" else pairs
     depth = disparity_to_depth(upsample(disparity, seen.target))
     found = compare(seen, depth, settings.ssim_weight)
-    valid = within_border(found.visible, settings.border, full[0])
+    valid = that_count(found.visible, seen, settings.border, full[0])
     moving = torch.ones_like(valid)
     if settings.automask:
         still = identity_error(seen, settings.ssim_weight)
@@ -293,7 +296,7 @@ def cbw_loss(
         photometric=photometric.detach(),
         smoothness=smooth.detach(),
         error=error.amin(0),
-        visible=within_border(visible.any(0), settings.border, views.target.shape[-2]),
+        visible=that_count(visible.any(0), views, settings.border, views.target.shape[-2]),
         automask_share=finest.moving.to(error.dtype).mean(),
         parts=parts,
     )

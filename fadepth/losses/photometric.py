@@ -28,6 +28,7 @@ class Views:
         sources: the neighbours, each (B, 3, H, W) in [0, 1].
         intrinsics: (B, 3, 3), pixels at H x W.
         poses: for each source its T_target_to_source (B, 4, 4).
+        world: boolean (B, 1, H, W), false where the camera sees its own vehicle; None: nowhere.
         cache: what has been computed from the images alone.
     """
 
@@ -35,6 +36,7 @@ class Views:
     sources: Sequence[Tensor]
     intrinsics: Tensor
     poses: Sequence[Tensor]
+    world: Tensor | None = None
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -54,7 +56,9 @@ class Views:
         intrinsics = self.intrinsics * scale
         # Pixel centres are integers: the image begins half a pixel before the first one.
         intrinsics[:, :2, 2:] += 0.5 * (scale[:2] - 1)
-        return Views(down[0], down[1:], intrinsics, self.poses)
+        # A small pixel counts where nothing of the vehicle went into it.
+        world = None if self.world is None else shrink(self.world.float(), height, width) == 1
+        return Views(down[0], down[1:], intrinsics, self.poses, world)
 
     def with_detached_poses(self) -> "Views":
         """The same views and the same cache, with motions that take no gradient."""
@@ -140,8 +144,13 @@ def upsample(disparity: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(disparity, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def within_border(visible: Tensor, border: int, full_height: int) -> Tensor:
-    """`visible` (B, 1, h, w) without `border` full-size pixels at the image's edge."""
+def that_count(visible: Tensor, views: Views, border: int, full_height: int) -> Tensor:
+    """`visible` (B, 1, h, w) without the ego vehicle and `border` full-size pixels at the edge.
+
+    `views` has the size of `visible`.
+    """
+    if views.world is not None:
+        visible = visible & views.world
     if not border:
         return visible
     height, width = visible.shape[-2:]
@@ -179,7 +188,7 @@ def base_loss(
     size with smaller images, which costs a fraction. With the auto-mask, the unwarped sources
     join the minimum, with noise of 1e-5 to break ties; the pixels that they win give no gradient.
     The smoothness weight is divided by the scale's down-sampling factor. Pixels nearer to the edge
-    than `border` do not count.
+    than `border`, and those of the ego vehicle, do not count.
 
     Args:
         disparities: (B, 1, h_s, w_s) in (0, 1), finest first.
@@ -201,8 +210,9 @@ def base_loss(
             still = still + 1e-5 * torch.randn(still.shape, generator=noise).to(still)
         finest = finest or (error, visible, still)
         kept = torch.minimum(error, still) if settings.automask else error
-        if settings.border:
-            mask = within_border(torch.ones_like(visible), settings.border, target.shape[-2])
+        if settings.border or views.world is not None:
+            everywhere = torch.ones_like(visible)
+            mask = that_count(everywhere, seen, settings.border, target.shape[-2])
             photometric = photometric + masked_mean(kept, mask) / len(disparities)
         else:
             photometric = photometric + kept.mean() / len(disparities)
@@ -216,6 +226,6 @@ def base_loss(
         photometric=photometric.detach(),
         smoothness=smooth.detach(),
         error=finest[0].detach(),
-        visible=within_border(finest[1], settings.border, target.shape[-2]),
+        visible=that_count(finest[1], views, settings.border, target.shape[-2]),
         automask_share=moving.to(target.dtype).mean(),
     )

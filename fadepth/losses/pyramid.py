@@ -23,10 +23,11 @@ direction and illumination changes". Its formulas are not public. All readings h
   A = mean over stages of mean_M (1 - cos(phi_v(p), sg phi(p))), the angle between channel vectors.
 
 In all of them r is the prediction of the clean image at full size, in the orientation in which the
-batch came. Data augmentation may have mirrored a sample as a whole, with its neighbours and its
-camera: that is another consistent sample, and nothing is undone. The views' own flip is undone on
-the prediction, so cameras and warps never see it. `reference: post_processed` takes the mean of r
-and of the mirrored image's prediction, mirrored back.
+batch came. (With `jitter: false` the training's own jitter stays on the image that r is for.)
+Data augmentation may have mirrored a sample as a whole, with its neighbours and its camera: that is
+another consistent sample, and nothing is undone. The views' own flip is undone on the prediction,
+so cameras and warps never see it. `reference: post_processed` takes the mean of r and of the
+mirrored image's prediction, mirrored back.
 """
 
 from collections.abc import Iterator, Sequence

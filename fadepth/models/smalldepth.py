@@ -89,8 +89,9 @@ class PartialBlock(nn.Module):
 
     3x3 over the first quarter of the channels while the others pass; 1x1 to 2 C channels and ReLU;
     1x1 back to C; the input is added. As in FasterNet, no ReLU follows the 3x3 nor the sum. Unlike
-    there, the 3x3 ends in a BN, as every ETM unit does, and so folds with a bias; a shift at this
-    place is taken out again by the BN of the 1x1 that follows, so the BN's own never learns.
+    there, the 3x3 ends in a BN, as every ETM unit does, and so folds with a bias; the BN of
+    the 1x1 that follows takes a shift out again, so this one never learns (nor does the shift of
+    the net's last block).
 
     Args:
         channels: C, a multiple of 4.

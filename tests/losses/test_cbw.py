@@ -342,6 +342,23 @@ def test_border() -> None:
     torch.testing.assert_close(a.error[..., 4:-4, 4:-4], b.error[..., 4:-4, 4:-4])
 
 
+def test_the_ego_vehicle_does_not_count() -> None:
+    """A pixel of the vehicle gives no gradient, in target and sources alike."""
+    views, disparities, _ = simple()
+    world = torch.ones_like(views.target[:, :1], dtype=torch.bool)
+    world[..., -6:, :] = False
+    options = settings(automask=False, smoothness_weight=0, cbw={"consistency_weight": 0})
+    finest = disparities[0].detach().requires_grad_()
+    marked = Views(views.target, views.sources, views.intrinsics, views.poses, world)
+    loss = cbw_loss([finest], marked, options, noise())
+    assert not loss.visible[..., -6:, :].any() and loss.visible[..., :-6, :].any()
+    loss.total.backward()
+    assert finest.grad is not None
+    # SSIM of the row above reaches one row into the vehicle.
+    assert finest.grad[..., -5:, :].count_nonzero() == 0
+    assert finest.grad[..., :-5, :].count_nonzero() > 0
+
+
 # Gradients
 
 

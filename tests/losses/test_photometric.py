@@ -1,6 +1,7 @@
 """The self-supervised base loss: closed forms, static scenes, and what gradients reach."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -323,6 +324,27 @@ def test_border_pixels_do_not_count() -> None:
         inside = torch.zeros_like(visible)
         inside[..., 5:-5, 5:-5] = True
         assert torch.equal(loss.visible, visible & inside)
+
+
+@pytest.mark.parametrize("warp_at", ["full", "scale"])
+def test_the_ego_vehicle_does_not_count(warp_at: str) -> None:
+    """What is painted on the bonnet changes nothing, and nothing else is left out."""
+    views, pyramid = moving(), [disparity(5), disparity(6, (16, 24))]
+    world = torch.ones(1, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    world[..., 20:, 10:40] = False
+    options = settings(smoothness_weight=0, automask=False, warp_at=warp_at)
+    painted = views.target.clone()
+    # SSIM sees one pixel further, at half size two.
+    painted[..., 24:, 14:36] = 0
+    marked, other = replace(views, world=world), replace(views, target=painted, cache={})
+    totals = [
+        base_loss(pyramid, seen, options, noise()).total.item()
+        for seen in (marked, replace(other, world=world), other)
+    ]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+    assert totals[2] != pytest.approx(totals[1], rel=1e-2)
+    visible = base_loss(pyramid, views, options, noise()).visible
+    assert torch.equal(base_loss(pyramid, marked, options, noise()).visible, visible & world)
 
 
 @pytest.mark.parametrize("warp_at", ["full", "scale"])

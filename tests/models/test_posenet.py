@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fadepth.errors import FadepthError
+from fadepth.geometry import invert_pose, pose_matrix
 from fadepth.models.posenet import PoseNet
 
 
@@ -48,6 +50,31 @@ def test_gradient_reaches_every_parameter(net: PoseNet) -> None:
     axis_angle, translation = net(torch.rand(2, 6, 64, 96))
     (axis_angle.square().sum() + translation.square().sum()).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_output_is_a_rigid_motion_and_takes_the_gradient_of_its_inverse(net: PoseNet) -> None:
+    """Also for an earlier source, whose predicted motion is inverted."""
+    pose = pose_matrix(*net(torch.rand(2, 6, 64, 96)))
+    rotation = pose[:, :3, :3]
+    eye = torch.eye(3).expand(2, 3, 3)
+    torch.testing.assert_close(rotation @ rotation.transpose(1, 2), eye, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(2), rtol=0, atol=1e-6)
+    invert_pose(pose)[:, :3].square().sum().backward()
+    weight = net.head.weight.grad
+    assert weight is not None
+    assert weight.isfinite().all()
+    assert weight.abs().max() > 0
+
+
+def test_downscale_reads_the_averaged_pair() -> None:
+    torch.manual_seed(0)
+    half = PoseNet(0.25, downscale=2).eval()
+    full = PoseNet(0.25).eval()
+    full.load_state_dict(half.state_dict())
+    pair = torch.rand(1, 6, 65, 97)  # the odd row and column have no partner
+    for ours, expected in zip(half(pair), full(F.avg_pool2d(pair, 2)), strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert (half(pair)[1] - full(pair)[1]).abs().max() > 1e-6
 
 
 def test_width_scales() -> None:
