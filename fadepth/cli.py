@@ -269,6 +269,29 @@ def masks(
 
 
 @app.command()
+def figures(
+    output: Annotated[Path, typer.Option(help="folder to write to")] = Path("docs/figures"),
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="id of a trained student or teacher to show; default: own networks"),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option(help="fit own networks to rendered depth first, half a minute")
+    ] = True,
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Draw the figures of docs/method.md from the networks themselves."""
+    from fadepth.execution import set_threads
+    from fadepth.report.method import draw_method_figures
+
+    set_up_logging("figures", log_file)
+    set_threads(threads)
+    paths = draw_method_figures(output, RUNS, run or (), fit=fit)
+    log.warning("%d figures written to %s", len(paths), output)
+
+
+@app.command()
 def runs(preset: Presets = None, override: Override = "{}") -> None:
     """List the runs of every study, and how far each is."""
     from rich.console import Console

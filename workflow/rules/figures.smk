@@ -1,11 +1,12 @@
-"""Figures beside the tables: what the masks leave out, on street, KITTI and DDAD.
+"""Figures: what the masks leave out, on street, KITTI and DDAD; the method's, for the docs.
 
 REQUIRED INPUTS: none for the street; kitti_mini/, ddad_mini/ in FADEPTH_TEST_DATA for the others;
     a run's model.pt where the file's name holds its id, in place of true depth and motion.
-OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<data>_<run id>.png
+OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<data>_<run id>.png;
+    docs/figures/*
 """
 
-from fadepth.fingerprint import code_fingerprint
+from fadepth.fingerprint import PACKAGE, code_fingerprint
 
 
 wildcard_constraints:
@@ -38,3 +39,36 @@ rule draw_masks:
         run=lambda wildcards: f"--run {wildcards.by[1:]}" if wildcards.by else "",
     shell:
         "{FADEPTH} masks {wildcards.pictured} --output {output.figure:q} {params.run} --log {log:q}"
+
+
+rule draw_method_figures:
+    """Draw the figures of docs/method.md, from the networks and losses themselves."""
+    output:
+        expand(
+            "docs/figures/{figure}",
+            figure=[
+                "overview.png",
+                "smalldepth.svg",
+                "etm.png",
+                "pyramid.png",
+                "hqdecv2.svg",
+                "adacoeff_upsampler.png",
+                "global_map.png",
+                "apx.png",
+                "base_loss.png",
+            ],
+        ),
+    log:
+        "logs/draw_method_figures.log",
+    threads: 1
+    params:
+        code=code_fingerprint(
+            sorted(
+                str(module.relative_to(PACKAGE))
+                for folder in ("report/method", "models", "losses")
+                for module in (PACKAGE / folder).glob("*.py")
+            )
+            + ["data/synthetic.py", "evaluation/grid.py", "geometry.py"]
+        ),
+    shell:
+        "{FADEPTH} figures --output docs/figures --threads {threads} --log {log:q}"
