@@ -65,8 +65,9 @@ class Drawing:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def texts(self) -> list[Text]:
-        """All its labels that are not empty."""
-        return [t for t in self.figure.findobj(Text) if isinstance(t, Text) and t.get_text()]
+        """All its labels that are seen."""
+        found = (t for t in self.figure.findobj(Text) if isinstance(t, Text))
+        return [text for text in found if text.get_text() and text.get_visible()]
 
     def write(self, folder: Path) -> Path:
         """Write it, the same bytes each time: no date, no name of the software."""
@@ -86,10 +87,13 @@ class Drawing:
         image.save(packed, format="PNG", optimize=True)
         if packed.tell() <= LARGEST:
             return packed.getvalue()
-        # 256 colours take a third of the bytes; the brightest of them is to be the page's white.
+        # 256 colours take a third of the bytes; the page itself is to stay white.
         reduced = image.quantize(palette=image.quantize(256, kmeans=1))
-        palette = np.array(reduced.getpalette()).reshape(-1, 3)
-        palette[palette.sum(1).argmax()] = 255
+        palette, indices = np.array(reduced.getpalette()).reshape(-1, 3), np.array(reduced)
+        white = int(palette.sum(1).argmax())
+        palette[white] = 255
+        indices[np.asarray(image).min(2) == 255] = white
+        reduced = Image.fromarray(indices, mode="P")
         reduced.putpalette(palette.ravel().tolist())
         packed = io.BytesIO()
         reduced.save(packed, format="PNG", optimize=True)
