@@ -38,7 +38,7 @@ def test_a_part_is_not_split_where_it_works_by_itself() -> None:
 
 
 def test_layer_table_of_smalldepth() -> None:
-    """MMAC of table 3.3 of the design, computed there by another implementation."""
+    """MMAC of the layer table in docs/method.md, computed by another implementation."""
     rows = describe_network(fold(SmallDepth("off")), 192, 640)
     expected = [13.3, 106.2, 177.0, 216.3, 151.8, 6.1, 44.2, 35.4, 35.4, 70.8, 4.4]
     assert [row.macs / 1e6 for row in rows] == pytest.approx(expected, abs=0.06)

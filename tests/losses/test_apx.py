@@ -1,4 +1,4 @@
-"""APX: zero for the teacher at any scale, closed forms, and the measured table of the design."""
+"""APX: zero for the teacher at any scale, closed forms, and the table of docs/method.md."""
 
 import math
 from typing import Any
@@ -334,7 +334,7 @@ def weights_of(scene: Views, log_q: Tensor) -> Tensor:
     return torch.where(error <= 0.05, 1.0, 0.2)
 
 
-# Measured table of the design (method.md, 6.3): what each part sees of the same rms error
+# The table of docs/method.md: what each part sees of the same rms error
 
 
 def patterns() -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def folded(small: SmallDepth) -> nn.Module:
 
 
 def test_layer_table(folded: nn.Module) -> None:
-    """Parameters per stage: table 3.3 of the design, computed there by another implementation."""
+    """Parameters per stage: the layer table, computed by another implementation."""
     expected = {
         "encoder.0": 448, "encoder.1": 13_888, "encoder.2": 92_352, "encoder.3": 452_320,
         "encoder.4": 1_268_960, "up5": 51_360, "up4": 92_224, "up3": 18_464, "up2": 4_624,
@@ -96,7 +96,7 @@ def test_layer_table(folded: nn.Module) -> None:
     ],
 )
 def test_other_designs(sparsity: str, millions: float, convs: int, gmacs: float) -> None:
-    """The table of candidates of the design, and the table in SmallDepth's own docstring."""
+    """The figures of the designs' first prototype, and the table in SmallDepth's own docstring."""
     model = fold(SmallDepth("off", sparsity))
     assert parameters(model) / 1e6 == pytest.approx(millions, abs=5e-4)
     assert len(convolutions(model)) == convs
