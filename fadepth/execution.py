@@ -16,12 +16,12 @@ from torch import Tensor
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, DataSettings, expand
 from fadepth.data.dataset import TrainingFrames
-from fadepth.data.kitti import read_image, resize_image
+from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Frame, Manifest, data_identity, prepare_data
 from fadepth.errors import FadepthError
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
-from fadepth.evaluation.evaluate import Predict, evaluate, resize_disparity
+from fadepth.evaluation.evaluate import Predict, evaluate, network_input, resize_disparity
 from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
 from fadepth.evaluation.robustness import PredictImage, evaluate_robustness, summary
 from fadepth.files import atomic_path, write_atomic
@@ -166,9 +166,7 @@ def network_predictor(run: Run, runs: Path, root: Path) -> tuple[Predict, int]:
     size = run.config.data.height, run.config.data.width
 
     def predict(frame: Frame) -> NDArray[np.float64]:
-        pixels = resize_image(read_image(root / frame.image), *size)
-        image = torch.from_numpy(pixels)[None].float() / 255
-        return network(image)[0, 0].double().cpu().numpy()
+        return network(network_input(frame, root, size))[0, 0].double().cpu().numpy()
 
     return predict, parameters
 

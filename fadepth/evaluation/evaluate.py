@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
+from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
 from fadepth.evaluation.metrics import METRICS, scaled_metrics
@@ -21,6 +23,12 @@ from fadepth.evaluation.protocols import (
 
 #: Maps a frame to its scaled disparity (h, w) > 0, i.e. the inverse of depth up to a factor.
 Predict = Callable[[Frame], NDArray[np.floating]]
+
+
+def network_input(frame: Frame, root: Path, size: tuple[int, int]) -> Tensor:
+    """A frame as a network sees it, (1, 3, H, W) in [0, 1]."""
+    pixels = resize_image(read_image(root / frame.image), *size)
+    return torch.from_numpy(pixels)[None].float() / 255
 
 
 def resize_disparity(

@@ -13,15 +13,13 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
-from fadepth.evaluation.evaluate import resize_disparity
+from fadepth.evaluation.evaluate import network_input, resize_disparity
 from fadepth.evaluation.metrics import scaled_metrics
 from fadepth.evaluation.protocols import Protocol, load_ground_truth
 
@@ -111,8 +109,7 @@ def evaluate_robustness(
     rows = []
     for frame in frames:
         gt = load_ground_truth(frame, root, protocol)
-        pixels = resize_image(read_image(root / frame.image), *size)
-        image = torch.from_numpy(pixels)[None].float() / 255
+        image = network_input(frame, root, size)
         maps = {
             name: resize_disparity(q, *size)
             for name, q in altered_predictions(predict, image).items()
