@@ -365,11 +365,13 @@ def _changed(file: StudyFile, levels: Mapping[str, str]) -> list[tuple[str, str]
     return [(name, level) for name, level in levels.items() if level != file.plain[name]]
 
 
+def level_label(factor: str, level: str) -> str:
+    """How a reader calls a factor at a level: a switch by its name alone."""
+    return factor if level == "on" else f"{factor} {level}"
+
+
 def _label(file: StudyFile, levels: Mapping[str, str]) -> str:
-    parts = [
-        file.factors[name].label + ("" if level == "on" else f" {level}")
-        for name, level in _changed(file, levels)
-    ]
+    parts = [level_label(file.factors[name].label, level) for name, level in _changed(file, levels)]
     # Short, since tables and MLflow's list cut long names.
     return "+ " + " + ".join(parts) if parts else file.base_label
 

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from fadepth.config import DataSettings
+from fadepth.data.augment import mirrored_where
 from fadepth.data.dataset import TrainingFrames
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
@@ -275,11 +276,7 @@ class TeacherTargets:
         maps = torch.from_numpy(self.maps[index.numpy()].astype(np.float32))
         disparity, of_flipped = maps[:, :1], maps[:, 1:]
         reliability = flip_reliability(disparity, of_flipped)
-        mirror = flipped[:, None, None, None]
-        return (
-            torch.where(mirror, disparity.flip(-1), disparity),
-            torch.where(mirror, reliability.flip(-1), reliability),
-        )
+        return mirrored_where(disparity, flipped), mirrored_where(reliability, flipped)
 
 
 @torch.inference_mode()

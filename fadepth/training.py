@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint, to_bytes
 from fadepth.config import Config, TrainingSettings, expand
+from fadepth.data.augment import mirrored_where
 from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Manifest
@@ -258,11 +259,6 @@ def load_world_mask(config: Config) -> Tensor:
             f"ego mask {path} is black everywhere: paint white what is not the vehicle"
         )
     return world
-
-
-def mirrored_where(mask: Tensor, flipped: Tensor) -> Tensor:
-    """A mask (1, 1, H, W) for every sample (B, 1, H, W), mirrored where the sample is."""
-    return torch.where(flipped[:, None, None, None], mask.flip(-1), mask)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

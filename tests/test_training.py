@@ -19,11 +19,12 @@ from torch.amp import GradScaler
 from fadepth import cli, execution
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, identity_settings
+from fadepth.data.augment import mirrored_where
 from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.study import Run
-from fadepth.training import Job, Kind, Training, Watch, mirrored_where, reduced_precision
+from fadepth.training import Job, Kind, Training, Watch, reduced_precision
 from tests.tiny import tiny_config, tiny_manifest
 
 SEED = 3

@@ -90,6 +90,11 @@ def jitter_batch(images: Tensor, settings: JitterSettings, generator: torch.Gene
     return torch.cat(result)
 
 
+def mirrored_where(maps: Tensor, flipped: Tensor) -> Tensor:
+    """Maps (B, C, H, W), or one for all (1, C, H, W), mirrored where `flipped` (B,) says so."""
+    return torch.where(flipped[:, None, None, None], maps.flip(-1), maps)
+
+
 def luma(images: Tensor) -> Tensor:
     """Grey value (N, 1, H, W) of images (N, 3, H, W)."""
     r, g, b = images.unbind(1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from fadepth.report.ablation import Row, RunRecord, make_stamp, read_json, read_records
 from fadepth.report.table import Column, Table, TableRow
 from fadepth.stats import Effect, Observation, factor_effect
+from fadepth.study import level_label
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def effects_table(
     measured = {record.run_id: _conditions(runs, record.run_id) for record in everything}
     table_rows = []
     for factor, level in _changes(variants, plain):
-        label = labels[factor] + ("" if level == "on" else f" {level}")
+        label = level_label(labels[factor], level)
         for measure in MEASURES:
             observations = _observations(list(records.values()), measured, measure)
             effect = factor_effect(observations, factor, level, plain)

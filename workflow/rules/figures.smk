@@ -8,6 +8,8 @@ OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<d
 
 from fadepth.fingerprint import PACKAGE, code_fingerprint
 
+# Fingerprints are functions: to parse these modules takes time that other targets need not spend.
+
 
 wildcard_constraints:
     pictured="street|kitti|ddad",
@@ -28,7 +30,7 @@ rule draw_masks:
     log:
         "logs/draw_masks/{pictured}{by}.log",
     params:
-        code=code_fingerprint(
+        code=lambda wildcards: code_fingerprint(
             (
                 "report/mask_figure.py",
                 "losses/masks.py",
@@ -62,7 +64,7 @@ rule draw_method_figures:
         "logs/draw_method_figures.log",
     threads: 1
     params:
-        code=code_fingerprint(
+        code=lambda wildcards: code_fingerprint(
             sorted(
                 str(module.relative_to(PACKAGE))
                 for folder in ("report/method", "models", "losses")

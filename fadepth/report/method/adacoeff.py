@@ -68,10 +68,7 @@ def draw(material: Material) -> Drawing:
     page = Page(556)
     _coefficient(page, chosen, facts)
     _upsampler(page, chosen, facts)
-    page.text(
-        15, 543, f"HQDecv2: {material.teacher.label}.",
-        ha="left", size=SMALL, colour=GREY,
-    )  # fmt: skip
+    page.note(543, f"HQDecv2: {material.teacher.label}.")
     return Drawing("adacoeff_upsampler.png", page.figure, facts)
 
 

@@ -26,7 +26,7 @@ from fadepth.report.method.material import (
     plane,
     street_views,
 )
-from fadepth.report.method.style import GREY, SMALL, Drawing, Page, coloured, spread
+from fadepth.report.method.style import Drawing, Page, coloured, spread
 
 SSIM_WEIGHT = 0.85
 
@@ -104,12 +104,5 @@ def draw(material: Material) -> Drawing:
     page.colour_bar(270, 333, 90, "RdBu_r", "e: −0.6", "+0.6")
     page.colour_bar(475, 333, 90, "inferno", "slopes: 0", "0.3")
     page.colour_bar(665, 333, 90, "cividis", "weights: 0", "1")
-    page.text(
-        15,
-        362,
-        f"Student: {material.student.label}.\nTeacher: {material.teacher.label}.",
-        size=SMALL,
-        ha="left",
-        colour=GREY,
-    )
+    page.note(362, f"Student: {material.student.label}.\nTeacher: {material.teacher.label}.")
     return Drawing("apx.png", page.figure, facts)

@@ -81,14 +81,7 @@ def draw(material: Material) -> Drawing:
     page = Page(410)
     _kernels(page, [*shown, total])
     _forms(page, [name for name, _, _ in shown], facts)
-    page.text(
-        15,
-        396,
-        f"SmallDepth: {material.unfolded.label}.",
-        ha="left",
-        size=SMALL,
-        colour=GREY,
-    )
+    page.note(396, f"SmallDepth: {material.unfolded.label}.")
     return Drawing("etm.png", page.figure, facts)
 
 

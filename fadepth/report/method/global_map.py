@@ -99,18 +99,12 @@ def draw(material: Material) -> Drawing:
     }
     page = Page(548)
     _read_out(page, picture_of(frame), weights, facts)
-    page.text(
-        15, 156, f"HQDecv2: {material.teacher.label}.",
-        ha="left", size=SMALL, colour=GREY,
-    )  # fmt: skip
+    page.note(156, f"HQDecv2: {material.teacher.label}.")
     height, width = (4 * side for side in grid.patch)
     maps = (waves[0, 0], template[0, 0], painted[0, 0, :height, :width], read[0, 0])
     _patches(page, [m.double().detach().numpy() for m in maps], facts)
     _spectra(page, painted, read, facts)
-    page.text(
-        15, 535, f"Lower part: both modules untrained, seed {SEED}.",
-        ha="left", size=SMALL, colour=GREY,
-    )  # fmt: skip
+    page.note(535, f"Lower part: both modules untrained, seed {SEED}.")
     return Drawing("global_map.png", page.figure, facts)
 
 

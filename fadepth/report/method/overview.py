@@ -52,10 +52,7 @@ def draw(material: Material) -> Drawing:
     _networks(page, outputs)
     _losses(page, facts)
     _inference(page, picture_of(frame), outputs["student"], facts)
-    page.text(
-        15, 508, f"Maps for illustration.  SmallDepth: {material.student.label}.",
-        ha="left", size=SMALL, colour=GREY,
-    )  # fmt: skip
+    page.note(508, f"Maps for illustration.  SmallDepth: {material.student.label}.")
     return Drawing("overview.png", page.figure, facts)
 
 

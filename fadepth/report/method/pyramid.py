@@ -74,14 +74,7 @@ def draw(material: Material) -> Drawing:
     for index, (title, disparity) in enumerate(zip(titles, [clean, *restored], strict=True)):
         image = coloured(plane(log_inverse(disparity)), *LOG_RANGE)
         page.picture(15 + index * 194.5, 448, 186.5, image, title=title)
-    page.text(
-        15,
-        521,
-        f"SmallDepth: {material.student.label}.",
-        ha="left",
-        size=SMALL,
-        colour=GREY,
-    )
+    page.note(521, f"SmallDepth: {material.student.label}.")
     return Drawing("pyramid.png", page.figure, facts)
 
 

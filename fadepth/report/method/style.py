@@ -141,6 +141,10 @@ class Page:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8} if ground else None,
         )
 
+    def note(self, y: float, words: str) -> None:
+        """A small grey line at the left edge: what the networks shown are."""
+        self.text(15, y, words, size=SMALL, colour=GREY, ha="left")
+
     def heading(self, x: float, y: float, words: str) -> None:
         """A bold line that begins at x."""
         self.text(x, y, words, size=LARGE, ha="left", bold=True)
