@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fadepth.errors import FadepthError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -15,7 +17,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     system. On any exception it is removed and an older `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        error.filename = str(path)
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -25,6 +33,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, name):
+            error.filename = str(path)  # what the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,3 +48,19 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             temporary.write_text(data, encoding="utf-8")
         else:
             temporary.write_bytes(data)
+
+
+@contextmanager
+def told_when_unwritable(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing `path` into one sentence.
+
+    Raises:
+        FadepthError: the disk is full, the folder is read-only or no folder, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FadepthError(
+            f"{path} cannot be written ({error.strerror or error}): make room or choose a folder "
+            "that you may write to; what was finished before is kept"
+        ) from None

@@ -194,7 +194,7 @@ def test_identity_holds_only_what_differs_and_matters() -> None:
     config = parse_config(
         {
             "seeds": [4],
-            "data": {"root": "/elsewhere", "splits": "s", "cache_images": True, "height": 64},
+            "data": {"root": "/elsewhere", "splits": "s", "cache": "memory", "height": 64},
             "loss": {"pyramid": {"weight": 0.25}},
             "training": {
                 "device": "cpu",
@@ -248,14 +248,17 @@ def test_a_new_setting_at_its_default_changes_no_identity() -> None:
 def test_fields_without_identity_are_those_that_say_where_or_how_fast() -> None:
     free = {
         f"{section}.{name}"
-        for section in ("data", "training")
+        for section in ("data", "training", "odometry")
         for name, field in type(getattr(Config(), section)).model_fields.items()
         if field.json_schema_extra == {"identity": False}
     }
     assert free == {
         "data.root",
         "data.splits",
-        "data.cache_images",
+        "data.cache",
+        "odometry.root",
+        "odometry.raw_root",
+        "odometry.sequences",
         "training.device",
         "training.workers",
         "training.log_every",

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, load_config
-from fadepth.data.manifest import Manifest, prepare_data
+from fadepth.data.manifest import Manifest
+from fadepth.data.prepare import prepare_data
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.targets import predict_targets
 from fadepth.training import Job, Kind, Training

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -305,12 +305,18 @@ def read_point_cloud(path: Path) -> NDArray[np.float64]:
         raise FadepthError(f"lidar scan {path} does not exist: {_REMEDY}") from None
     except DAMAGED_SCAN:
         raise FadepthError(f"lidar scan {path} is damaged: {_REMEDY}") from None
-    if points.ndim != 2 or points.shape[1] < 3 or not len(points):
+    numeric = np.issubdtype(points.dtype, np.number)
+    if not numeric or points.ndim != 2 or points.shape[1] < 3 or not len(points):
         raise FadepthError(
             f"lidar scan {path} holds an array of shape {points.shape}, expected (points, 4): "
             f"{_REMEDY}"
         )
-    return points[:, :3].astype(np.float64)
+    points = points[:, :3].astype(np.float64)
+    if bad := int((~np.isfinite(points)).any(1).sum()):
+        raise FadepthError(
+            f"lidar scan {path}: {bad} of {len(points)} points are not finite: {_REMEDY}"
+        )
+    return points
 
 
 def project_lidar(
@@ -319,19 +325,22 @@ def project_lidar(
     intrinsics: Intrinsics,
     height: int,
     width: int,
+    *,
+    collision: Literal["last", "nearest"] = "nearest",
 ) -> NDArray[np.float32]:
     """Project a scan into an image: (height, width) float32 depth in metres, 0 = none.
 
     The value is the camera's z. Positions are cut to whole pixels towards zero, which gives the
-    same pixels as DGP's `generate_depth_map`, from which published numbers are computed. Of
-    several points in a pixel the nearest counts, since it hides the others [derived]; DGP keeps
-    the last one of the file. Less than 1 % of the pixels have several.
+    same pixels as DGP's `generate_depth_map` (https://github.com/TRI-ML/dgp `dgp/utils/camera.py`),
+    from which published numbers are computed. Less than 1 % of the pixels have several points.
 
     Args:
         points: (N, 3) in metres as from `read_point_cloud`.
         T_lidar_to_camera: (4, 4) or (3, 4).
         intrinsics: (fx, fy, cx, cy) in pixels at height x width.
         height, width: size of the image.
+        collision: of several points in a pixel, which one counts: `last`, the last of the scan, as
+            in DGP; `nearest`, since it hides the others [derived].
     """
     fx, fy, cx, cy = intrinsics
     x, y, z = T_lidar_to_camera[:3, :3] @ points.T + T_lidar_to_camera[:3, 3:]
@@ -342,9 +351,12 @@ def project_lidar(
         row = np.trunc(fy * y / z + cy)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     pixels = row[inside].astype(np.int64) * width + column[inside].astype(np.int64)
-    depth = np.full(height * width, np.inf)
-    np.minimum.at(depth, pixels, z[inside])
-    depth[np.isinf(depth)] = 0
+    depth = np.zeros(height * width)
+    if collision == "last":
+        depth[pixels] = z[inside]
+    else:
+        depth[pixels] = np.inf
+        np.minimum.at(depth, pixels, z[inside])
     return depth.reshape(height, width).astype(np.float32)
 
 

@@ -224,7 +224,8 @@ def read_velodyne(path: Path) -> NDArray[np.float32]:
     """Read a lidar scan: (N, 4) float32, x forward, y left, z up in metres, reflectance.
 
     Raises:
-        FadepthError: the file is absent, empty or ends inside a point.
+        FadepthError: the file is absent, empty, ends inside a point or has values that are not
+            finite.
     """
     try:
         content = path.read_bytes()
@@ -235,7 +236,13 @@ def read_velodyne(path: Path) -> NDArray[np.float32]:
             f"lidar scan {path} has {len(content)} bytes, expected a positive multiple of 16 "
             "(four float32 per point): it is truncated, restore it from the archive"
         )
-    return np.frombuffer(content, dtype="<f4").reshape(-1, 4)
+    points = np.frombuffer(content, dtype="<f4").reshape(-1, 4)
+    if broken := int((~np.isfinite(points).all(axis=1)).sum()):
+        raise FadepthError(
+            f"lidar scan {path} has values that are not finite in {broken} of {len(points)} points:"
+            " restore it from the archive"
+        )
+    return points
 
 
 def project_velodyne(

@@ -18,6 +18,7 @@ from fadepth.evaluation.protocols import (
     Protocol,
     find_protocol,
     ground_truth_file,
+    in_range,
     load_ground_truth,
 )
 
@@ -113,7 +114,7 @@ def _pool(
     cells, depths = [], []
     for frame in frames:
         gt = load_ground_truth(frame, root, protocol)
-        row, column = np.nonzero((gt > protocol.min_depth) & (gt < protocol.max_depth))
+        row, column = np.nonzero(in_range(gt, protocol))
         # Pixel centres at native size, put into the cell of the small image that covers them.
         small_row = ((row + 0.5) * (height / gt.shape[0])).astype(np.int64)
         small_column = ((column + 0.5) * (width / gt.shape[1])).astype(np.int64)

@@ -13,48 +13,127 @@ from torch.nn import functional
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
-from fadepth.evaluation.metrics import METRICS, scaled_metrics
+from fadepth.evaluation.metrics import scaled_metrics
 from fadepth.evaluation.protocols import (
+    Box,
     Protocol,
+    Resize,
     find_protocol,
     load_ground_truth,
     require_ground_truth,
 )
 
+#: Maps an image (1, 3, H, W) in [0, 1] to inverse depth (1, 1, H, W) in 1/metres up to scale.
+PredictImage = Callable[[Tensor], Tensor]
+
+#: Called with (frames done, frames in all).
+Progress = Callable[[int, int], None]
+
+CV2_RESIZE = Resize(quantity="disparity", mode="bilinear", corners="half_pixel")
+
 #: Maps a frame to its scaled disparity (h, w) > 0, i.e. the inverse of depth up to a factor.
 Predict = Callable[[Frame], NDArray[np.floating]]
 
 
-def network_input(frame: Frame, root: Path, size: tuple[int, int]) -> Tensor:
-    """A frame as a network sees it, (1, 3, H, W) in [0, 1]."""
-    pixels = resize_image(read_image(root / frame.image), *size)
+def network_input(
+    frame: Frame, root: Path, size: tuple[int, int], crop: Box | None = None
+) -> Tensor:
+    """A frame, or the part of it in `crop`, as a network sees it, (1, 3, H, W) in [0, 1]."""
+    image = read_image(root / frame.image)
+    if crop:
+        rows, columns = crop.slices(image.height, image.width)
+        image = image.crop((columns.start, rows.start, columns.stop, rows.stop))
+    pixels = resize_image(image, *size)
     return torch.from_numpy(pixels)[None].float() / 255
 
 
-def resize_disparity(
-    disparity: NDArray[np.floating], height: int, width: int
+def predict_disparity(
+    network: PredictImage, frame: Frame, root: Path, size: tuple[int, int], protocol: Protocol
 ) -> NDArray[np.float64]:
-    """Resize (h, w) bilinearly with half-pixel centres, as `cv2.resize` does by default.
+    """Scaled disparity (H, W) of a frame, as the protocol crops and post-processes.
+
+    Args:
+        network: gives inverse depth (1, 1, H, W) for an image (1, 3, H, W) in [0, 1].
+        frame, root: the frame, and the folder that its path starts from.
+        size: (H, W) that the network is fed with.
+        protocol: says which part of the image, and whether its mirror image as well.
+    """
+    image = network_input(frame, root, size, protocol.image_crop)
+    disparity = network(image)[0, 0].double().cpu().numpy()
+    if not protocol.post_process:
+        return disparity
+    mirrored = network(image.flip(-1))[0, 0].double().cpu().numpy()
+    return post_process(disparity, mirrored[:, ::-1])
+
+
+def post_process(
+    disparity: NDArray[np.floating], mirrored: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Mean of two disparities (H, W), at either side that one which sees more there.
+
+    monodepth's post-processing (`batch_post_process_disparity` in
+    https://github.com/nianticlabs/monodepth2 `evaluate_depth.py`): the left 5 % are from
+    `mirrored`, the right 5 % from `disparity`, with ramps of another 5 % towards the mean.
+
+    Args:
+        disparity: of the image.
+        mirrored: of the mirrored image, mirrored back.
+    """
+    x = np.linspace(0, 1, disparity.shape[1])
+    left = 1 - np.clip(20 * (x - 0.05), 0, 1)
+    right = left[::-1]
+    mean = (disparity + mirrored) / 2
+    result: NDArray[np.float64] = right * disparity + left * mirrored + (1 - left - right) * mean
+    return result
+
+
+def resize_map(
+    values: NDArray[np.floating],
+    height: int,
+    width: int,
+    resize: Resize = CV2_RESIZE,
+) -> NDArray[np.float64]:
+    """Resize (h, w); by default bilinearly with half-pixel centres, as `cv2.resize`.
 
     Neither this nor cv2's INTER_LINEAR filters before it shrinks: each output pixel is read at
     its centre, from four input pixels. Sizes above the ground truth's are therefore aliased, not
-    averaged, in the same way as in published evaluations.
+    averaged, in the same way as in published evaluations. `nearest` is cv2's and torch's: output
+    pixel i is input pixel floor(i · size / new size).
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(disparity, dtype=np.float64))
-    resized = functional.interpolate(
-        tensor[None, None], (height, width), mode="bilinear", align_corners=False
-    )
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))[None, None]
+    if resize.mode == "nearest":
+        resized = functional.interpolate(tensor, (height, width), mode="nearest")
+    else:
+        aligned = resize.corners == "aligned"
+        resized = functional.interpolate(
+            tensor, (height, width), mode="bilinear", align_corners=aligned
+        )
     result: NDArray[np.float64] = resized[0, 0].numpy()
     return result
 
 
-def evaluate(
-    frames: Sequence[Frame], root: Path, predict: Predict, protocol: Protocol | str
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Evaluate predictions of many frames (monodepth2 `evaluate_depth.py`).
+def depth_at(
+    disparity: NDArray[np.floating], size: tuple[int, ...], protocol: Protocol
+) -> NDArray[np.float64]:
+    """Depth of `size` (height, width) up to scale from scaled disparity (h, w).
 
-    The disparity is resized to the ground truth's size and then inverted; the other order gives
-    other numbers at depth edges.
+    Disparities of 0 and below give depths that `depth_metrics` refuses.
+    """
+    height, width = size
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if protocol.resize.quantity == "depth":
+            return resize_map(1.0 / disparity, height, width, protocol.resize)
+        return 1.0 / resize_map(disparity, height, width, protocol.resize)
+
+
+def evaluate(
+    frames: Sequence[Frame],
+    root: Path,
+    predict: Predict,
+    protocol: Protocol | str,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Evaluate predictions of many frames, one after the other (monodepth2 `evaluate_depth.py`).
 
     Args:
         frames: frames to evaluate, in order.
@@ -62,11 +141,12 @@ def evaluate(
         predict: gives the *scaled* disparity (h, w), 1 / depth up to a factor, not the network's
             sigmoid (`fadepth.geometry`).
         protocol: a protocol or its name.
+        progress: called with (frames done, frames in all).
 
     Returns:
-        A table with one row per frame — `drive`, `frame`, `side`, the seven metrics of
-        `depth_metrics`, `scale_ratio` (median(gt) / median(prediction)) — and the mean of each
-        metric over the frames.
+        A table with one row per frame — `drive`, `frame`, `side`, the protocol's metrics,
+        `scale_ratio` (the factor on the prediction, mostly median(gt) / median(prediction)) — and
+        the mean of each metric over the frames.
 
     Raises:
         FadepthError: names the frame that lacks ground truth or has an unusable prediction.
@@ -81,9 +161,7 @@ def evaluate(
     rows = []
     for frame in frames:
         gt = load_ground_truth(frame, root, protocol)
-        disparity = resize_disparity(predict(frame), *gt.shape)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            depth = 1.0 / disparity
+        depth = depth_at(predict(frame), gt.shape, protocol)
         try:
             metrics, ratio = scaled_metrics(gt, depth, protocol)
         except FadepthError as error:
@@ -97,5 +175,7 @@ def evaluate(
                 "scale_ratio": ratio,
             }
         )
+        if progress:
+            progress(len(rows), len(frames))
     table = pd.DataFrame(rows)
-    return table, {name: float(table[name].mean()) for name in METRICS}
+    return table, {name: float(table[name].mean()) for name in protocol.metrics}

@@ -1,4 +1,10 @@
-"""The seven depth metrics of Eigen et al. (arXiv 1406.2283), computed as monodepth2 does."""
+"""The seven depth metrics of Eigen et al. (arXiv 1406.2283), computed as monodepth2 does.
+
+Make3D has two more, in which its numbers are told.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +14,7 @@ from fadepth.evaluation.protocols import Protocol, find_protocol, valid_pixels
 
 Array = NDArray[np.floating]
 
+#: The seven of every table; a protocol may name others (`Protocol.metrics`).
 METRICS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3")
 
 
@@ -20,7 +27,8 @@ def depth_metrics(gt: Array, pred: Array, protocol: Protocol | str) -> dict[str,
     - abs_rel = mean(|g - p| / g), sq_rel = mean((g - p)² / g), the latter over g, not g² as in
       KITTI's devkit;
     - rmse = sqrt(mean((g - p)²)) in metres, rmse_log = sqrt(mean((ln g - ln p)²));
-    - delta_k = share of pixels with max(g / p, p / g) < 1.25^k.
+    - delta_k = share of pixels with max(g / p, p / g) < 1.25^k;
+    - log10 = mean(|log10 g - log10 p|), rmse_log10 = sqrt(mean((log10 g - log10 p)²)).
 
     Args:
         gt: (h, w) depth in metres, 0 = none.
@@ -58,18 +66,38 @@ def scaled_metrics(
             "or a disparity was passed for a depth"
         )
     # numpy's median is the mean of the middle two; torch's, the lower one, gives other numbers.
-    ratio = float(np.median(g) / np.median(p)) if protocol.scaling == "median" else 1.0
-    return _errors(g, np.clip(p * ratio, *protocol.clamp)), ratio
+    ratio = protocol.ratio(g, p)
+    return _errors(g, np.clip(p * ratio, *protocol.clamp), protocol.metrics), ratio
 
 
-def _errors(g: Array, p: Array) -> dict[str, float]:
-    difference = g - p
-    worse = np.maximum(g / p, p / g)
-    values = (
-        np.mean(np.abs(difference) / g),
-        np.mean(difference**2 / g),
-        np.sqrt(np.mean(difference**2)),
-        np.sqrt(np.mean((np.log(g) - np.log(p)) ** 2)),
-        *(np.mean(worse < 1.25**k) for k in (1, 2, 3)),
-    )
-    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
+def _errors(g: Array, p: Array, names: tuple[str, ...]) -> dict[str, float]:
+    # What several metrics share is computed once.
+    shared = {
+        "difference": g - p,
+        "logarithm": np.log(g) - np.log(p),
+        "worse": np.maximum(g / p, p / g),
+    }
+    return {name: float(_FORMULAS[name](g=g, **shared)) for name in names}
+
+
+def _root_mean_square(values: Array) -> np.floating:
+    return np.sqrt(np.mean(values**2))
+
+
+def _share_below(limit: float) -> Callable[..., np.floating]:
+    return lambda worse, **_: np.mean(worse < limit)
+
+
+_FORMULAS: Mapping[str, Callable[..., np.floating]] = MappingProxyType(
+    {
+        "abs_rel": lambda g, difference, **_: np.mean(np.abs(difference) / g),
+        "sq_rel": lambda g, difference, **_: np.mean(difference**2 / g),
+        "rmse": lambda difference, **_: _root_mean_square(difference),
+        "rmse_log": lambda logarithm, **_: _root_mean_square(logarithm),
+        "delta_1": _share_below(1.25),
+        "delta_2": _share_below(1.25**2),
+        "delta_3": _share_below(1.25**3),
+        "log10": lambda logarithm, **_: np.mean(np.abs(logarithm)) / np.log(10),
+        "rmse_log10": lambda logarithm, **_: _root_mean_square(logarithm) / np.log(10),
+    }
+)

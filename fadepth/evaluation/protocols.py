@@ -1,16 +1,24 @@
-"""Protocols: which ground truth, which of its pixels, which scaling."""
+"""Protocols: which ground truth, which of its pixels, which scaling; read from YAML, not coded.
 
-import math
-from dataclasses import dataclass
+One file of `fadepth/protocols/` is one protocol, with the source of each line. A file of one's own
+is named by its path.
+"""
+
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
 
+from fadepth.config import Settings, Source, load_yaml
+from fadepth.data import cityscapes, make3d
 from fadepth.data.ddad import project_lidar, read_point_cloud
 from fadepth.data.kitti import (
     CAMERAS,
+    DepthValue,
     depth_png_path,
     read_depth_png,
     velodyne_depth,
@@ -19,89 +27,184 @@ from fadepth.data.kitti import (
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
 
-GroundTruth = Literal["velodyne_forward_x", "improved_png", "depth_png", "ddad_lidar"]
+Map = NDArray[np.float32]
+
+FOLDER = Path(__file__).resolve().parent.parent / "protocols"
+
+GroundTruth = Literal[
+    "velodyne_forward_x",
+    "velodyne_camera_z",
+    "depth_png",
+    "ddad_lidar",
+    "ddad_lidar_nearest",
+    "make3d_grid",
+    "cityscapes_disparity",
+]
+Metric = Literal[
+    "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "log10", "rmse_log10"
+]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How predicted depth is compared with ground truth.
+class Box(Settings):
+    """A part of an image: rows and columns from the first, up to and without the second."""
 
-    Attributes:
-        name: key in `PROTOCOLS`.
-        ground_truth: `velodyne_forward_x`: lidar scan, see `fadepth.data.kitti.project_velodyne`;
-            `improved_png`: accumulated lidar of KITTI depth (Uhrig et al., 3DV 2017);
-            `depth_png`: dense depth of a renderer; both are uint16 PNGs in metres · 256;
-            `ddad_lidar`: lidar scan along the camera's z, see `fadepth.data.ddad.project_lidar`.
-        crop: `garg` (`garg_crop`) or none.
-        min_depth, max_depth: ground truth counts strictly between them, metres.
-        clamp: range that predictions are forced into after scaling, metres.
-        scaling: `median`: each prediction is multiplied by median(gt) / median(prediction) over
-            the pixels that count, as monocular training leaves scale open; None: as it is.
-    """
+    unit: Literal["pixel", "fraction"] = Field(
+        description="fraction: of height and width, truncated to whole pixels"
+    )
+    rows: tuple[float, float] | None = Field(None, description="null: all")
+    columns: tuple[float, float] | None = Field(None, description="null: all")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Box":
+        for part in (self.rows, self.columns):
+            if part and not 0 <= part[0] < part[1]:
+                raise ValueError("rows and columns must be [first, end] with 0 <= first < end")
+            if part and self.unit == "fraction" and part[1] > 1:
+                raise ValueError("rows and columns must lie within [0, 1] with unit: fraction")
+        return self
+
+    def slices(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of an image of that size."""
+        return self._slice(self.rows, height), self._slice(self.columns, width)
+
+    def _slice(self, part: tuple[float, float] | None, size: int) -> slice:
+        if part is None:
+            return slice(0, size)
+        factor = size if self.unit == "fraction" else 1
+        return slice(int(part[0] * factor), min(size, int(part[1] * factor)))
+
+
+class Resize(Settings):
+    """How a prediction gets the size of the ground truth."""
+
+    quantity: Literal["disparity", "depth"] = Field(
+        description="what is resized; the other order gives other depths at edges"
+    )
+    mode: Literal["bilinear", "nearest"]
+    corners: Literal["half_pixel", "aligned"] = Field(
+        "half_pixel",
+        description="half_pixel: as cv2.resize; aligned: the outer pixels' centres stay in place",
+    )
+
+
+class Protocol(Settings):
+    """How predicted depth is compared with ground truth."""
 
     name: str
-    ground_truth: GroundTruth
-    crop: Literal["garg"] | None
-    min_depth: float
-    max_depth: float
-    clamp: tuple[float, float]
-    scaling: Literal["median"] | None = "median"
-
-
-#: The first two are monodepth2's `evaluate_depth.py` with `--eval_split eigen` and
-#: `eigen_benchmark` (https://github.com/nianticlabs/monodepth2); the improved ground truth counts
-#: wherever it is present, without crop or cap. The third is the first one on dense depth [derived].
-#: The last is packnet-sfm's `configs/eval_ddad.yaml` with `utils/depth.py: compute_depth_metrics`
-#: (https://github.com/TRI-ML/packnet-sfm): the whole 1936 x 1216 image, up to 200 m. What all
-#: protocols here share differs from it in the last digits: numpy's median, and how disparity is
-#: resized.
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("kitti_eigen_raw", "velodyne_forward_x", "garg", 1e-3, 80.0, (1e-3, 80.0)),
-        Protocol("kitti_eigen_improved", "improved_png", None, 0.0, math.inf, (1e-3, 80.0)),
-        Protocol("synthetic_dense", "depth_png", "garg", 1e-3, 80.0, (1e-3, 80.0)),
-        Protocol("ddad", "ddad_lidar", None, 0.0, 200.0, (0.0, 200.0)),
+    title: str
+    data: tuple[Source, ...] = Field(description="data sets that have this ground truth")
+    images: int | None = Field(None, description="images of the published list")
+    ground_truth: GroundTruth = Field(
+        description="velodyne_*: KITTI's scan, with which distance (`kitti.project_velodyne`); "
+        "depth_png: uint16 / 256 m; ddad_*: DDAD's scan, which point counts "
+        "(`ddad.project_lidar`); make3d_grid: `make3d.read_depth`; cityscapes_disparity: "
+        "`cityscapes.read_depth`"
     )
-}
+    image_crop: Box | None = Field(None, description="part of the image that the network sees")
+    ground_truth_crop: Box | None = Field(
+        None, description="part of the ground truth that shows the same as image_crop"
+    )
+    crop: Box | None = Field(None, description="part of that in which pixels count")
+    min_depth: float = Field(ge=0, description="ground truth counts above this, metres")
+    max_depth: float | None = Field(description="... and below this, metres; null: no cap")
+    clamp: tuple[float, float] = Field(
+        description="range that predictions are forced into after scaling, metres"
+    )
+    scaling: Literal["median", "lower_median", "none"] | float = Field(
+        description="median: each prediction is multiplied by median(gt) / median(prediction) over "
+        "the pixels that count, as monocular training leaves scale open; lower_median: with the "
+        "lower of the two middle values, as torch.median; a number: multiplied by it"
+    )
+    resize: Resize
+    post_process: bool = Field(
+        False, description="mean of the prediction and that of the mirrored image, mirrored back"
+    )
+    metrics: tuple[Metric, ...]
+    sources: tuple[str, ...] = Field(description="public code or paper that states the lines")
+
+    def ratio(self, truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> float:
+        """The factor for a prediction, from the pixels (N,) that count."""
+        if isinstance(self.scaling, float):
+            return self.scaling
+        if self.scaling == "none":
+            return 1.0
+        median = np.median if self.scaling == "median" else _lower_median
+        return float(median(truth) / median(prediction))
+
+
+def _lower_median(values: NDArray[np.floating]) -> np.floating:
+    middle = (len(values) - 1) // 2
+    result: np.floating = np.partition(values, middle)[middle]
+    return result
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol called `name`.
+    """Return the protocol of `fadepth/protocols/NAME.yaml`, or of a file if `name` ends so.
 
     Raises:
-        FadepthError: there is none; the known names are listed.
+        FadepthError: there is none (the known names are listed), or the file is not in order.
     """
-    if name not in PROTOCOLS:
-        raise FadepthError(f"unknown protocol '{name}': expected one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    return _read(Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml")
 
 
-def garg_crop(height: int, width: int) -> tuple[slice, slice]:
-    """Return rows and columns that count (Garg et al., arXiv 1603.04992, as in monodepth2)."""
-    rows = slice(int(0.40810811 * height), int(0.99189189 * height))
-    columns = slice(int(0.03594771 * width), int(0.96405229 * width))
-    return rows, columns
+def protocol_names() -> list[str]:
+    """The protocols that come with fadepth."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@cache
+def _read(path: Path) -> Protocol:
+    if path.parent == FOLDER and not path.is_file():
+        raise FadepthError(
+            f"unknown protocol '{path.stem}': expected one of {', '.join(protocol_names())}, or a "
+            "file of your own, NAME.yaml"
+        )
+    content = load_yaml(path)
+    if content.get("scaling") is None:
+        content["scaling"] = "none"
+    try:
+        return Protocol.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        expected = problem["msg"].removeprefix("Value error, ")
+        raise FadepthError(f"protocol {path}, key '{key}': {expected}; mend the file") from None
+
+
+# Pixels
 
 
 def valid_pixels(ground_truth: NDArray[np.floating], protocol: Protocol) -> NDArray[np.bool_]:
     """Return the (h, w) mask of pixels that count."""
-    mask = (ground_truth > protocol.min_depth) & (ground_truth < protocol.max_depth)
-    if protocol.crop == "garg":
+    mask = in_range(ground_truth, protocol)
+    if protocol.crop:
         inside = np.zeros_like(mask)
-        inside[garg_crop(*mask.shape)] = True
+        inside[protocol.crop.slices(*mask.shape)] = True
         mask &= inside
     return mask
+
+
+def in_range(ground_truth: NDArray[np.floating], protocol: Protocol) -> NDArray[np.bool_]:
+    """Return the (h, w) mask of depths within the protocol's range, whatever its crop."""
+    ceiling = np.inf if protocol.max_depth is None else protocol.max_depth
+    mask: NDArray[np.bool_] = (ground_truth > protocol.min_depth) & (ground_truth < ceiling)
+    return mask
+
+
+# Ground truth
 
 
 def ground_truth_file(frame: Frame, protocol: Protocol) -> str | None:
     """Return the file that holds the frame's ground truth, relative to the root; None if absent."""
     of_ddad = frame.lidar_to_camera is not None
-    if protocol.ground_truth == "ddad_lidar":
+    if protocol.ground_truth.startswith("ddad"):
         return frame.velodyne if of_ddad else None
-    if protocol.ground_truth == "velodyne_forward_x":
+    if protocol.ground_truth.startswith("velodyne"):
         return None if of_ddad else frame.velodyne
-    return frame.depth_png
+    if protocol.ground_truth == "depth_png":
+        return frame.depth_png
+    suffix = {"make3d_grid": ".mat", "cityscapes_disparity": ".png"}[protocol.ground_truth]
+    return frame.depth_file if frame.depth_file and frame.depth_file.endswith(suffix) else None
 
 
 def require_ground_truth(frame: Frame, root: Path, protocol: Protocol) -> Path:
@@ -120,26 +223,56 @@ def require_ground_truth(frame: Frame, root: Path, protocol: Protocol) -> Path:
 
 
 def _expected(frame: Frame, root: Path, protocol: Protocol) -> str:
-    if protocol.ground_truth == "ddad_lidar":
+    if protocol.ground_truth.startswith("ddad"):
         return "(a lidar scan of DDAD)"
+    if protocol.ground_truth in ("make3d_grid", "cityscapes_disparity"):
+        return f"(a file of {protocol.data[0]})"
     if frame.side not in CAMERAS:
         return "(a file of the KITTI raw layout)"
-    lidar = protocol.ground_truth == "velodyne_forward_x"
+    lidar = protocol.ground_truth.startswith("velodyne")
     return str(velodyne_path(root, frame.id) if lidar else depth_png_path(root, frame.id))
 
 
-def load_ground_truth(frame: Frame, root: Path, protocol: Protocol) -> NDArray[np.float32]:
-    """Return (h, w) depth in metres at native size, 0 = none.
+def load_ground_truth(frame: Frame, root: Path, protocol: Protocol) -> Map:
+    """Return (h, w) depth in metres at the ground truth's own size, cropped; 0 = none.
 
     Raises:
         FadepthError: the frame has no ground truth of the protocol's kind, or it is damaged.
     """
     path = require_ground_truth(frame, root, protocol)
-    if protocol.ground_truth == "velodyne_forward_x":
-        return velodyne_depth(root, frame.id, depth="forward_x")
-    if protocol.ground_truth == "ddad_lidar":
+    depth = _READERS[protocol.ground_truth](frame, root, path)
+    if protocol.ground_truth_crop:
+        depth = depth[protocol.ground_truth_crop.slices(*depth.shape)]
+    return depth
+
+
+def _velodyne(depth: DepthValue) -> Callable[[Frame, Path, Path], Map]:
+    return lambda frame, root, path: velodyne_depth(root, frame.id, depth=depth)
+
+
+def _ddad(collision: Literal["last", "nearest"]) -> Callable[[Frame, Path, Path], Map]:
+    def read(frame: Frame, root: Path, path: Path) -> Map:
         assert frame.lidar_to_camera is not None, "ground_truth_file has looked"
+        assert frame.intrinsics is not None, "DDAD's frames are calibrated"
         motion = np.reshape(frame.lidar_to_camera, (3, 4))
+        size = frame.height, frame.width
         points = read_point_cloud(path)
-        return project_lidar(points, motion, frame.intrinsics, frame.height, frame.width)
-    return read_depth_png(path)
+        return project_lidar(points, motion, frame.intrinsics, *size, collision=collision)
+
+    return read
+
+
+def _cityscapes(frame: Frame, root: Path, path: Path) -> Map:
+    assert frame.camera_file is not None, "Cityscapes' frames come with their camera"
+    return cityscapes.read_depth(path, root / frame.camera_file)
+
+
+_READERS: dict[GroundTruth, Callable[[Frame, Path, Path], Map]] = {
+    "velodyne_forward_x": _velodyne("forward_x"),
+    "velodyne_camera_z": _velodyne("camera_z"),
+    "depth_png": lambda frame, root, path: read_depth_png(path),
+    "ddad_lidar": _ddad("last"),
+    "ddad_lidar_nearest": _ddad("nearest"),
+    "make3d_grid": lambda frame, root, path: make3d.read_depth(path),
+    "cityscapes_disparity": _cityscapes,
+}

@@ -19,12 +19,9 @@ from torch import Tensor
 
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
-from fadepth.evaluation.evaluate import network_input, resize_disparity
+from fadepth.evaluation.evaluate import PredictImage, depth_at, network_input, resize_map
 from fadepth.evaluation.metrics import scaled_metrics
 from fadepth.evaluation.protocols import Protocol, load_ground_truth
-
-#: Maps an image (1, 3, H, W) in [0, 1] to inverse depth (1, 1, H, W) in 1/metres up to scale.
-PredictImage = Callable[[Tensor], Tensor]
 
 DARK, BRIGHT = 0.5, 1.5
 
@@ -109,15 +106,14 @@ def evaluate_robustness(
     rows = []
     for frame in frames:
         gt = load_ground_truth(frame, root, protocol)
-        image = network_input(frame, root, size)
+        image = network_input(frame, root, size, protocol.image_crop)
         maps = {
-            name: resize_disparity(q, *size)
-            for name, q in altered_predictions(predict, image).items()
+            name: resize_map(q, *size) for name, q in altered_predictions(predict, image).items()
         }
         target = teacher(image)[0, 0].double().cpu().numpy() if teacher else None
         for name, q in maps.items():
             try:
-                metrics, _ = scaled_metrics(gt, 1 / resize_disparity(q, *gt.shape), protocol)
+                metrics, _ = scaled_metrics(gt, depth_at(q, gt.shape, protocol), protocol)
             except FadepthError as error:
                 raise FadepthError(f"frame {frame}, {name}: {error}") from None
             row = {"drive": frame.drive, "frame": frame.frame, "side": frame.side}

@@ -16,7 +16,8 @@ from fadepth.config import DataSettings, DdadSettings
 from fadepth.data import ddad
 from fadepth.data.dataset import TrainingFrames
 from fadepth.data.ddad import DdadFrame, DdadScene, T_target_to_source
-from fadepth.data.manifest import Manifest, data_identity, prepare_data
+from fadepth.data.manifest import Manifest
+from fadepth.data.prepare import data_identity, prepare_data
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol, load_ground_truth
 
@@ -321,7 +322,9 @@ def test_manifest_of_ddad(copy: Path) -> None:
     assert len(manifest.files) == 14
     again = Manifest.read(copy / "m.json")
     assert again == manifest
-    truth = load_ground_truth(again.splits["train"][0], copy / "data", find_protocol("ddad"))
+    truth = load_ground_truth(
+        again.splits["train"][0], copy / "data", find_protocol("ddad_nearest")
+    )
     expected = DdadScene(copy / "data" / MOVING).frames()[1].lidar_depth()
     assert np.array_equal(truth, expected)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fadepth.config import DataSettings, SyntheticSettings
-from fadepth.data.manifest import Manifest, data_identity, prepare_data
+from fadepth.data.manifest import Manifest
+from fadepth.data.prepare import data_identity, prepare_data
 from fadepth.errors import FadepthError
 
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"

@@ -109,7 +109,7 @@ def test_no_ground_truth_is_told(tmp_path: Path) -> None:
 
 def test_order_on_real_frames(test_data: Path, tmp_path: Path) -> None:
     from fadepth.config import DataSettings
-    from fadepth.data.manifest import prepare_data
+    from fadepth.data.prepare import prepare_data
 
     root = test_data / "kitti_mini" / "kitti"
     config = DataSettings(root=str(root), splits=str(test_data / "kitti_mini/splits/tiny"))

@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 from project import Project
 
+from fadepth.evaluation.protocols import FOLDER as PROTOCOLS
+from tests.data.fixtures import write_cityscapes, write_make3d
+
 SMOKE = ("reports/table_ablation.csv", "--configfile", "config/smoke.yaml")
 
 pytestmark = pytest.mark.slow
@@ -76,6 +79,42 @@ def test_effects_come_from_the_same_runs(finished: Project) -> None:
     etm = effects[(effects["row"] == "ETM") & (effects["measure"] == "Abs Rel")].iloc[0]
     abs_rel = {row: float(value) for row, value in table["abs_rel"].items()}
     assert etm["alone"] == pytest.approx(abs_rel["+ ETM"] - abs_rel["SmallDepth"])
+
+
+def test_benchmarks_evaluate_finished_runs_and_train_none(finished: Project) -> None:
+    """Make3D and Cityscapes for every network, by one more file of settings."""
+    write_make3d(finished.folder / "zero_shot" / "make3d", 2)
+    write_cityscapes(finished.folder / "zero_shot" / "cityscapes", 1, size=(256, 512))
+    (finished.folder / "zero_shot.yaml").write_text(
+        "benchmarks:\n"
+        "  make3d: {source: make3d, root: zero_shot/make3d, protocol: make3d}\n"
+        "  street_scenes: {source: cityscapes, root: zero_shot/cityscapes, protocol: small.yaml}\n"
+    )
+    small = (PROTOCOLS / "cityscapes.yaml").read_text()
+    whole = "crop: {unit: pixel, rows: [256, 768], columns: [192, 1856]}"
+    (finished.folder / "small.yaml").write_text(small.replace(whole, "crop: null"))
+    call = ("benchmarks", *SMOKE[1:], "zero_shot.yaml")
+    plan = finished.snakemake(*call, "--dry-run")
+    assert _planned(plan.stdout, "train_student") == _planned(plan.stdout, "train_teacher") == 0
+    assert _planned(plan.stdout, "evaluate_benchmark") == 2 * 9
+    result = finished.snakemake(*call)
+    assert result.returncode == 0, result.stdout[-3000:]
+    for name, images, measure in (("make3d", 2, "rmse_log10"), ("street_scenes", 1, "delta_1")):
+        found = list((finished.folder / "runs").glob(f"*/benchmarks/{name}/metrics.json"))
+        assert len(found) == 9
+        for path in found:
+            content = json.loads(path.read_text())
+            per_image = pd.read_csv(path.with_name("per_image.csv"))
+            assert content["images"] == len(per_image) == images
+            assert content["trained_on"] == "synthetic_street"
+            assert content["frames_of_training_drives"] == 0
+            assert content["metrics"][measure] == pytest.approx(per_image[measure].mean())
+    assert "Nothing to be done" in finished.snakemake(*call).stdout
+    # The file of the protocol is an input in all but name: another cap is another evaluation.
+    (finished.folder / "small.yaml").write_text(small.replace("max_depth: 80", "max_depth: 50"))
+    again = finished.snakemake(*call, "--dry-run")
+    assert _planned(again.stdout, "evaluate_benchmark") == 9
+    assert _planned(again.stdout, "train_student") == 0
 
 
 def test_at_most_one_training_a_core(finished: Project) -> None:

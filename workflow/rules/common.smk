@@ -16,7 +16,9 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from fadepth.cli import load_preset
+from fadepth.data.prepare import benchmark_identity
 from fadepth.errors import FadepthError
+from fadepth.fingerprint import digest
 from fadepth.study import resolve_all
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
@@ -69,6 +71,8 @@ wildcard_constraints:
     baseline=r"(constant|row_median|pixel_median)-s\d+-[0-9a-f]{10}",
     table=r"table_[a-z0-9_]+",
     study=r"[a-z0-9_]+",
+    benchmark=r"[a-z0-9_]+",
+    place=r"[0-9a-f]{6}",
 
 
 def run_of(run_id):
@@ -113,6 +117,20 @@ def teacher_of(wildcards):
                 teacher = study.teacher_of(run)
                 return [f"runs/{teacher.id}/model.pt"] if teacher else []
     return []
+
+
+def benchmark_of(name):
+    """Settings of a benchmark; a sentence for one that the preset does not have."""
+    if name not in CONFIG.benchmarks:
+        known = ", ".join(CONFIG.benchmarks) or "none"
+        raise WorkflowError(f"the preset has no benchmark '{name}': there are {known}")
+    return CONFIG.benchmarks[name]
+
+
+def benchmark_manifest(wildcards):
+    """The manifest of a benchmark; presets may call benchmarks of different folders the same."""
+    place = digest(benchmark_of(wildcards.benchmark).model_dump(mode="json"), 6)
+    return f"data/benchmarks/{wildcards.benchmark}-{place}.jsonl"
 
 
 def rows_of(study):

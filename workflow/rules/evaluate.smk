@@ -2,7 +2,8 @@
 
 REQUIRED INPUTS: the data's manifest; a network's model.pt.
 OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png);
-    runs/<id>/robustness.json
+    runs/<id>/robustness.json, runs/<id>/robustness_per_image.csv;
+    runs/<id>/benchmarks/<name>/metrics.json, per_image.csv (and panels/*.png)
 """
 
 
@@ -53,6 +54,7 @@ rule evaluate_robustness:
         teacher=teacher_of,
     output:
         robustness="runs/{student}/robustness.json",
+        per_image="runs/{student}/robustness_per_image.csv",
     log:
         "logs/evaluate_robustness/{student}.log",
     threads: 1
@@ -64,3 +66,37 @@ rule evaluate_robustness:
     shell:
         "{FADEPTH} robustness {wildcards.student} --manifest {input.manifest:q} {params.teacher}"
         " {FLAGS} --threads {threads} --log {log:q}"
+
+
+rule evaluate_benchmark:
+    """Evaluate one trained network on frames of another list or data set, by their protocol."""
+    input:
+        manifest=benchmark_manifest,
+        trained_on=MANIFEST,
+        model="runs/{network}/model.pt",
+    output:
+        metrics="runs/{network}/benchmarks/{benchmark}/metrics.json",
+        per_image="runs/{network}/benchmarks/{benchmark}/per_image.csv",
+    log:
+        "logs/evaluate_benchmark/{benchmark}/{network}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        evaluation=lambda wildcards: run_of(wildcards.network).benchmark_identity(
+            wildcards.benchmark, Path.cwd()
+        ),
+    shell:
+        "{FADEPTH} benchmark {wildcards.network} {wildcards.benchmark}"
+        " --manifest {input.manifest:q} --trained-on {input.trained_on:q} {FLAGS}"
+        " --threads {threads} --log {log:q}"
+
+
+rule benchmarks:
+    """Every trained network on every benchmark of the preset."""
+    input:
+        expand(
+            "runs/{run}/benchmarks/{benchmark}/metrics.json",
+            run=[run.id for run in RUNS.values() if run.kind != "baseline"],
+            benchmark=CONFIG.benchmarks,
+        ),

@@ -3,24 +3,41 @@
 Heavy libraries are imported inside the commands, so that `fadepth --help` answers at once.
 """
 
+import errno
 import json
 import logging
 import re
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.config import load_yaml, merge
+from fadepth.cli import data
+from fadepth.cli.common import (
+    RUNS,
+    STORE,
+    Override,
+    Presets,
+    RunId,
+    Threads,
+    find_run,
+    find_study,
+    load_preset,
+    load_studies,
+    log,
+    parse_override,
+    set_up_logging,
+)
+from fadepth.config import merge
 from fadepth.errors import FadepthError
-from fadepth.study import Run, Study, resolve_all
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from fadepth.evaluation.complexity import Part
+
+__all__ = ["app", "load_preset", "main"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,131 +46,19 @@ app = typer.Typer(
     help="Reproduce the ablation study of FA-Depth. `snakemake --cores 8 "
     "reports/table_ablation.csv` runs everything; these are its parts.",
 )
-log = logging.getLogger("fadepth")
+app.add_typer(data.app, name="data")
 
-DEFAULT_PRESET = Path("config/quick.yaml")
-STUDIES = Path("ablations")
-RUNS = Path("runs")
-STORE = "sqlite:///mlflow.db"
+#: A disk that is full or may not be written to.
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
-Presets = Annotated[
-    list[Path] | None,
-    typer.Option("--preset", help=f"settings file(s), later ones on top; default {DEFAULT_PRESET}"),
-]
-Override = Annotated[
-    str, typer.Option(help='settings as JSON on top of the preset, such as {"seeds": [1, 2]}')
-]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
 NetworkName = Literal["smalldepth", "hqdecv2"]
 PicturedName = Literal["street", "kitti", "ddad"]
-RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
-
-
-class Sparse(logging.Filter):
-    """Lets through warnings, and of other lines one in `seconds`: for a terminal shared by jobs."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.last = -float("inf")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record goes to the terminal."""
-        if record.levelno < logging.WARNING and record.created - self.last < self.seconds:
-            return False
-        self.last = record.created
-        return True
-
-
-def set_up_logging(prefix: str, log_file: Path | None) -> None:
-    """Everything to `log_file`, a line now and then to the terminal."""
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter(f"[{prefix}] %(message)s"))
-    terminal.addFilter(Sparse(20))
-    handlers: list[logging.Handler] = [terminal]
-    if log_file:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log_file, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        handlers.append(file)
-    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
-
-
-def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[str, Any], str]:
-    """Merge preset files and overrides; also the name under which errors speak of them."""
-    files = presets or [DEFAULT_PRESET]
-    settings: dict[str, Any] = {}
-    for file in files:
-        settings = merge(settings, load_yaml(file))
-    extra = _parse_override(override)
-    origin = " + ".join(str(file) for file in files)
-    return merge(settings, extra), origin + (" + overrides" if extra else "")
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise FadepthError(
-            f'--override is not a JSON object ({error}): write it as {{"key": value}}'
-        ) from None
-
-
-def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
-    """Every study of `ablations/`, resolved on the preset."""
-    return resolve_all(STUDIES, *load_preset(presets, override))
-
-
-def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
-    """The run of that id, resolved again from study and preset.
-
-    Raises:
-        FadepthError: no study gives that run with this preset.
-    """
-    known = {
-        run.id: run for study in load_studies(presets, override).values() for run in study.runs
-    }
-    if run_id not in known:
-        raise FadepthError(
-            f"no study in {STUDIES}/ gives a run '{run_id}' with this preset: "
-            "'fadepth runs' lists those that there are"
-        )
-    return known[run_id]
-
-
-def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
-    """The study that feeds a table.
-
-    Raises:
-        FadepthError: there is none; those that there are are listed.
-    """
-    studies = load_studies(presets, override)
-    if name not in studies:
-        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
-    return studies[name]
-
-
-@app.command()
-def prepare(
-    output: Annotated[Path, typer.Option(help="manifest file to write")],
-    preset: Presets = None,
-    override: Override = "{}",
-    threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
-) -> None:
-    """Check (or render) the data, and list every file with its hash in a manifest."""
-    from fadepth.config import parse_config
-    from fadepth.execution import prepare_data_of
-
-    set_up_logging("prepare_data", log_file)
-    settings, origin = load_preset(preset, override)
-    prepare_data_of(parse_config(settings, origin), output, threads)
 
 
 @app.command()
 def train(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
     targets: Annotated[Path | None, typer.Option(help="the teacher's predictions")] = None,
     preset: Presets = None,
     override: Override = "{}",
@@ -170,7 +75,7 @@ def train(
 @app.command()
 def predict_targets(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
     output: Annotated[Path, typer.Option(help="file to write, .npy")],
     preset: Presets = None,
     override: Override = "{}",
@@ -187,7 +92,7 @@ def predict_targets(
 @app.command()
 def evaluate(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
@@ -201,9 +106,28 @@ def evaluate(
 
 
 @app.command()
+def benchmark(
+    run_id: RunId,
+    name: Annotated[str, typer.Argument(help="a key of the preset's 'benchmarks'")],
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data benchmark`")],
+    trained_on: Annotated[Path, typer.Option(help="manifest that the run was trained on")],
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Evaluate a run on other frames, such as Make3D: runs/<id>/benchmarks/<name>/."""
+    from fadepth.execution import evaluate_benchmark
+
+    set_up_logging(f"benchmark {name} {run_id}", log_file)
+    run = find_run(run_id, preset, override)
+    evaluate_benchmark(run, name, RUNS, manifest, trained_on, threads)
+
+
+@app.command()
 def robustness(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth prepare`")],
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
     teacher: Annotated[Path | None, typer.Option(help="model.pt to compare with")] = None,
     preset: Presets = None,
     override: Override = "{}",
@@ -344,7 +268,7 @@ def describe(
     settings, origin = load_preset(preset) if preset else ({}, "the defaults")
     # Some forms of HQDecv2 are built for one size of images.
     sized = {"data.height": height, "data.width": width}
-    for changes in ({"student.etm.branches": etm}, _parse_override(override), sized):
+    for changes in ({"student.etm.branches": etm}, parse_override(override), sized):
         settings = merge(settings, changes)
     origin += " + --etm + --override + --size"
     kind: Literal["student", "teacher"] = "student" if network == "smalldepth" else "teacher"
@@ -411,12 +335,23 @@ def ui(
 
 
 def main() -> None:
-    """Entry point: one sentence and exit code 2 for bad input."""
-    from fadepth.errors import FadepthError
-
+    """Entry point: one sentence and exit code 2 for bad input and for a disk that refuses."""
     try:
         app()
     except FadepthError as error:
-        log.error("%s", error) if logging.getLogger().handlers else None
-        typer.secho(f"fadepth: {error}", fg="red", err=True)
-        raise SystemExit(2) from None
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = error.filename2 or error.filename or "a file"
+        _fail(
+            f"{where} cannot be written ({error.strerror}): make room or choose a folder that you "
+            "may write to, then call again; what was finished before is kept"
+        )
+
+
+def _fail(sentence: str) -> None:
+    if logging.getLogger().handlers:
+        log.error("%s", sentence, extra={"file_only": True})
+    typer.secho(f"fadepth: {sentence}", fg="red", err=True)
+    raise SystemExit(2) from None

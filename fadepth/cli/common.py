@@ -1,0 +1,121 @@
+"""What all commands share: logging, presets and studies by name, options."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fadepth.config import load_yaml, merge
+from fadepth.errors import FadepthError
+from fadepth.study import Run, Study, resolve_all
+
+log = logging.getLogger("fadepth")
+
+DEFAULT_PRESET = Path("config/quick.yaml")
+STUDIES = Path("ablations")
+RUNS = Path("runs")
+STORE = "sqlite:///mlflow.db"
+
+Presets = Annotated[
+    list[Path] | None,
+    typer.Option("--preset", help=f"settings file(s), later ones on top; default {DEFAULT_PRESET}"),
+]
+Override = Annotated[
+    str, typer.Option(help='settings as JSON on top of the preset, such as {"seeds": [1, 2]}')
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
+RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
+
+
+class Sparse(logging.Filter):
+    """Lets through warnings, and of other lines one in `seconds`: for a terminal shared by jobs."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.last = -float("inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes to the terminal."""
+        if getattr(record, "file_only", False):
+            return False
+        if record.levelno < logging.WARNING and record.created - self.last < self.seconds:
+            return False
+        self.last = record.created
+        return True
+
+
+def set_up_logging(prefix: str, log_file: Path | None) -> None:
+    """Everything to `log_file`, a line now and then to the terminal."""
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(f"[{prefix}] %(message)s"))
+    terminal.addFilter(Sparse(20))
+    handlers: list[logging.Handler] = [terminal]
+    if log_file:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+
+
+def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[str, Any], str]:
+    """Merge preset files and overrides; also the name under which errors speak of them."""
+    files = presets or [DEFAULT_PRESET]
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings = merge(settings, load_yaml(file))
+    extra = parse_override(override)
+    origin = " + ".join(str(file) for file in files)
+    return merge(settings, extra), origin + (" + overrides" if extra else "")
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """Settings of `--override`.
+
+    Raises:
+        FadepthError: it is no JSON object.
+    """
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise FadepthError(
+            f'--override is not a JSON object ({error}): write it as {{"key": value}}'
+        ) from None
+
+
+def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
+    """Every study of `ablations/`, resolved on the preset."""
+    return resolve_all(STUDIES, *load_preset(presets, override))
+
+
+def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
+    """The run of that id, resolved again from study and preset.
+
+    Raises:
+        FadepthError: no study gives that run with this preset.
+    """
+    known = {
+        run.id: run for study in load_studies(presets, override).values() for run in study.runs
+    }
+    if run_id not in known:
+        raise FadepthError(
+            f"no study in {STUDIES}/ gives a run '{run_id}' with this preset: "
+            "'fadepth runs' lists those that there are"
+        )
+    return known[run_id]
+
+
+def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
+    """The study that feeds a table.
+
+    Raises:
+        FadepthError: there is none; those that there are are listed.
+    """
+    studies = load_studies(presets, override)
+    if name not in studies:
+        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
+    return studies[name]

@@ -1,0 +1,492 @@
+"""From a data set's own files to its manifest: find the listed frames, check and hash files."""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from fadepth.config import BenchmarkSettings, DataSettings, Split, expand
+from fadepth.data import cityscapes, ddad, kitti, make3d, synthetic
+from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId
+from fadepth.data.manifest import SPLITS, Frame, Manifest, short_hash
+from fadepth.data.parallel import Progress, in_order
+from fadepth.errors import FadepthError
+
+# Identity
+
+
+def data_identity(config: DataSettings, base: Path) -> str:
+    """Return 10 hex digits that name the frames of a data set without opening any of them.
+
+    KITTI: the label and the bytes of the three split lists. DDAD: the label, the bytes of the scene
+    list, and which cameras and scenes of it are used. Synthetic: what the pixels depend on, i.e.
+    the generator's settings and version. `base` is the folder that relative paths in the settings
+    start from.
+
+    Raises:
+        FadepthError: a split list is absent.
+    """
+    if config.source == "synthetic":
+        parts_of_pixels = [synthetic.GENERATOR_VERSION, config.synthetic.model_dump(mode="json")]
+        return short_hash(json.dumps(parts_of_pixels, sort_keys=True).encode())
+    if config.source == "ddad":
+        chosen = json.dumps(config.ddad.model_dump(mode="json"), sort_keys=True)
+        scenes = hashlib.sha256(_scene_list_bytes(config, base)).digest()
+        return short_hash(b"\0".join([config.name.encode(), scenes, chosen.encode()]))
+    folder = base / expand(config.splits)
+    parts = [config.name.encode()]
+    for split in SPLITS:
+        path = folder / f"{split}_files.txt"
+        try:
+            parts.append(hashlib.sha256(path.read_bytes()).digest())
+        except (FileNotFoundError, NotADirectoryError):
+            raise FadepthError(
+                f"split list {path} does not exist: set {_where('splits', config.splits)} to the "
+                "folder that holds train_files.txt, val_files.txt and test_files.txt (Eigen-Zhou: "
+                "the first two from splits/eigen_zhou, the last from splits/eigen of "
+                "https://github.com/nianticlabs/monodepth2)"
+            ) from None
+    return short_hash(b"\0".join(parts))
+
+
+def benchmark_identity(settings: BenchmarkSettings, base: Path) -> str:
+    """Return 10 hex digits that name the frames of a benchmark without opening any of them.
+
+    Raises:
+        FadepthError: the list of frames is absent.
+    """
+    parts = [settings.model_dump_json(exclude={"root", "frames", "protocol"}).encode()]
+    if settings.frames:
+        path = base / expand(settings.frames)
+        try:
+            parts.append(hashlib.sha256(path.read_bytes()).digest())
+        except OSError:
+            raise FadepthError(
+                f"list of frames {path} does not exist: set 'benchmarks.*.frames'"
+                f"{_variable(settings.frames)} to it ('fadepth data fetch-splits' fetches KITTI's)"
+            ) from None
+    return short_hash(b"\0".join(parts))
+
+
+def _scene_list_bytes(config: DataSettings, base: Path) -> bytes:
+    path = base / expand(config.splits)
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise FadepthError(
+            f"scene list {path} does not exist: set {_where('splits', config.splits)} to the file "
+            "ddad.json of DDAD (https://github.com/TRI-ML/DDAD)"
+        ) from None
+
+
+def _where(key: str, value: str) -> str:
+    """Name a setting and the environment variables that it reads."""
+    return f"'data.{key}'" + _variable(value)
+
+
+def _variable(value: str) -> str:
+    names = re.findall(r"\$\{(\w+)", value)
+    return f" or the environment variable {names[0]}" if names else ""
+
+
+# Preparation
+
+
+class _Listed(NamedTuple):
+    """A frame of a split list with the files found for it."""
+
+    id: FrameId
+    image: str
+    neighbours: dict[int, str]
+
+
+class _Check(NamedTuple):
+    """A file to be read: `size` (height, width) for images and depth maps, else None."""
+
+    path: str
+    size: tuple[int, int] | None
+    size_from: str = "its day's calib_cam_to_cam.txt (S_rect)"
+
+
+def prepare_data(
+    config: DataSettings,
+    output: Path,
+    *,
+    base: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Find, decode and hash every file that the split lists call for, and write the manifest.
+
+    A synthetic data set is rendered into `data.root` first. The splits of DDAD are told in
+    `_list_ddad`. The result does not depend on `workers`; on an error an older `output` stays as it
+    was.
+
+    Args:
+        config: the data settings.
+        output: the manifest's path.
+        base: folder that relative paths in the settings start from.
+        workers: threads (decoding and hashing release Python's lock).
+        progress: called with (files done, files in all).
+
+    Raises:
+        FadepthError: the root, a list, a frame, a neighbour of a training or validation frame or
+            a calibration file is absent, or a file is damaged or of another size than its
+            calibration says.
+    """
+    root = Path(os.path.abspath(base / expand(config.root)))
+    splits = base / expand(config.splits)
+    if config.source == "synthetic":
+        _render(config, root, workers, progress)
+        splits = root / "splits"
+    if not root.is_dir():
+        holds = "DDAD's scenes (000000 and so on)"
+        if config.source != "ddad":
+            holds = "the recording days (2011_09_26 and so on)"
+        raise FadepthError(
+            f"data folder {root} does not exist: set {_where('root', config.root)} to the folder "
+            f"that holds {holds}"
+        )
+    list_frames = _list_ddad if config.source == "ddad" else _list_kitti
+    frames, checks = list_frames(config, root, splits)
+    files = _check_files(root, checks, workers, progress)
+    manifest = Manifest(config.name, str(root), frames, files)
+    manifest.write(output)
+    return manifest
+
+
+def prepare_benchmark(
+    name: str,
+    settings: BenchmarkSettings,
+    output: Path,
+    *,
+    base: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Manifest:
+    """As `prepare_data` for frames that runs are only evaluated on: the manifest's `test`.
+
+    Raises:
+        FadepthError: the root, the list or a listed frame is absent, or a file is damaged.
+    """
+    root = Path(os.path.abspath(base / expand(settings.root)))
+    where = f"'benchmarks.{name}.root'" + _variable(settings.root)
+    if not root.is_dir():
+        raise FadepthError(f"data folder {root} does not exist: set {where} to the data's folder")
+    listed = base / expand(settings.frames) if settings.frames else None
+    if settings.source == "kitti":
+        assert listed is not None, "the settings have looked"
+        found = _locate(root, listed, "test", ())
+        cameras = _cameras(root, {"test": found})
+        frames = [_complete(root, item, cameras[item.id.date, item.id.side]) for item in found]
+        checks = _checks(root, frames)
+    elif settings.source == "ddad":
+        assert listed is not None, "the settings have looked"
+        scenes = ddad.read_scene_list(listed)[ddad.VALIDATION]
+        frames, checks = _scenes(root, scenes, settings.cameras, ())
+    elif settings.source == "make3d":
+        frames, checks = _list_make3d(root, listed)
+    else:
+        frames, checks = _list_cityscapes(root, settings.folder, listed)
+    if not frames:
+        raise FadepthError(f"{root} holds no frame of {settings.source}: set {where} to its folder")
+    files = _check_files(root, checks, workers, progress)
+    manifest = Manifest(name, str(root), {"train": [], "val": [], "test": frames}, files)
+    manifest.write(output)
+    return manifest
+
+
+def _check_files(
+    root: Path, checks: Sequence[_Check], workers: int, progress: Progress | None
+) -> dict[str, str]:
+    """Path -> sha256 of all files, each read and decoded once."""
+    files: dict[str, str] = {}
+    digests = in_order(checks, partial(_inspect, root), max(1, workers))
+    with closing(digests):
+        for check, digest in zip(checks, digests, strict=True):
+            files[check.path] = digest
+            if progress:
+                progress(len(files), len(checks))
+    return files
+
+
+def _list_kitti(
+    config: DataSettings, root: Path, splits: Path
+) -> tuple[dict[Split, list[Frame]], list[_Check]]:
+    """All frames of the lists in the folder `splits`, and the files behind them."""
+    listed = {
+        split: _locate(root, splits / f"{split}_files.txt", split, config.source_frames)
+        for split in SPLITS
+    }
+    cameras = _cameras(root, listed)
+    frames = {
+        split: [
+            _complete(root, item, cameras[item.id.date, item.id.side]) for item in listed[split]
+        ]
+        for split in SPLITS
+    }
+    return frames, _checks(root, [frame for split in SPLITS for frame in frames[split]])
+
+
+def _list_ddad(
+    config: DataSettings, root: Path, scene_list: Path
+) -> tuple[dict[Split, list[Frame]], list[_Check]]:
+    """All frames of DDAD's scenes, and the files behind them.
+
+    `test` is DDAD's validation split, every sample of it: published numbers are on that, since the
+    ground truth of DDAD's own test images is not public. `train` is DDAD's training split without
+    `held_out_scenes` whole scenes, which make `val` [derived]; there a sample needs its neighbours,
+    as in DGP.
+    """
+    scenes = ddad.read_scene_list(scene_list)
+    train, val = ddad.hold_out(scenes[ddad.TRAINING], config.ddad.held_out_scenes)
+    files: dict[Split, list[str]] = {
+        "train": train, "val": val, "test": scenes[ddad.VALIDATION],
+    }  # fmt: skip
+    frames: dict[Split, list[Frame]] = {}
+    checks: dict[str, _Check] = {}
+    for split in SPLITS:
+        offsets = config.source_frames if split != "test" else ()
+        frames[split], of_split = _scenes(root, files[split], config.ddad.cameras, offsets)
+        checks.update({check.path: check for check in of_split})
+    return frames, [checks[path] for path in sorted(checks)]
+
+
+def _scenes(
+    root: Path, names: Sequence[str], cameras: Sequence[str], offsets: Sequence[int]
+) -> tuple[list[Frame], list[_Check]]:
+    """Frames of DDAD's scenes (their files below the root), and the files behind them."""
+    frames: list[Frame] = []
+    checks: dict[str, _Check] = {}
+    for name in names:
+        scene = ddad.DdadScene(root / name)
+        for camera in cameras:
+            frames += _ddad_frames(root, scene.frames(camera), offsets)
+        described = [_relative(root, path) for path in scene.description]
+        checks.update({path: _Check(path, None) for path in described})
+    for frame in frames:
+        for path in (frame.image, *frame.neighbours.values()):
+            checks[path] = _Check(path, (frame.height, frame.width), "its scene file")
+        if frame.velodyne is not None:
+            checks[frame.velodyne] = _Check(frame.velodyne, None)
+    return frames, [checks[path] for path in sorted(checks)]
+
+
+def _ddad_frames(
+    root: Path, listed: Sequence[ddad.DdadFrame], offsets: Sequence[int]
+) -> list[Frame]:
+    """Those of a camera's frames that have all their neighbours."""
+    result = []
+    for number, frame in enumerate(listed):
+        if not all(0 <= number + offset < len(listed) for offset in offsets):
+            continue
+        motion = frame.T_lidar_to_camera
+        result.append(
+            Frame(
+                drive=_relative(root, frame.image.parents[2]),
+                frame=frame.number,
+                side=frame.camera,
+                image=_relative(root, frame.image),
+                neighbours={o: _relative(root, listed[number + o].image) for o in offsets},
+                intrinsics=frame.intrinsics,
+                height=frame.height,
+                width=frame.width,
+                velodyne=_relative(root, frame.lidar) if frame.lidar else None,
+                depth_png=None,
+                lidar_to_camera=None if motion is None else tuple(motion[:3].ravel().tolist()),
+            )
+        )
+    return result
+
+
+def _list_make3d(root: Path, listed: Path | None) -> tuple[list[Frame], list[_Check]]:
+    frames, checks = [], []
+    for item in make3d.list_frames(root, listed):
+        height, width = _image_size(item.image)
+        image, depth = _relative(root, item.image), _relative(root, item.depth)
+        frames.append(
+            Frame(
+                drive=item.name, frame=0, side="-", image=image, neighbours={}, intrinsics=None,
+                height=height, width=width, velodyne=None, depth_png=None, depth_file=depth,
+            )
+        )  # fmt: skip
+        checks += [_Check(image, (height, width), "its head"), _Check(depth, None)]
+    return frames, checks
+
+
+def _list_cityscapes(
+    root: Path, folder: str, listed: Path | None
+) -> tuple[list[Frame], list[_Check]]:
+    frames, checks = [], []
+    for item in cityscapes.list_frames(root, folder, listed):
+        height, width = _image_size(item.image)
+        image, depth, camera = (
+            _relative(root, path) for path in (item.image, item.disparity, item.camera)
+        )
+        frames.append(
+            Frame(
+                drive=item.name, frame=0, side="l", image=image, neighbours={},
+                intrinsics=cityscapes.read_camera(item.camera).intrinsics,
+                height=height, width=width, velodyne=None, depth_png=None, depth_file=depth,
+                camera_file=camera,
+            )
+        )  # fmt: skip
+        checks += [
+            _Check(image, (height, width), "its head"),
+            _Check(depth, (height, width), "its colour image"),
+            _Check(camera, None),
+        ]
+    return frames, checks
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """Height and width from an image's head."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except DAMAGED_IMAGE:
+        raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
+
+
+def _render(config: DataSettings, root: Path, workers: int, progress: Progress | None) -> None:
+    street = config.synthetic
+    synthetic.render_street(
+        root,
+        seed=street.seed,
+        scenes={split: street.scenes[split] for split in SPLITS},
+        frames={split: street.frames[split] for split in SPLITS},
+        height=street.height,
+        width=street.width,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _locate(root: Path, path: Path, split: Split, offsets: Sequence[int]) -> list[_Listed]:
+    """Find the images of a split; all absent ones are counted before complaining."""
+    found: list[_Listed] = []
+    absent: list[FrameId] = []
+    lonely: list[FrameId] = []
+    for frame in kitti.read_split(path):
+        image = kitti.image_path(root, frame)
+        if image is None:
+            absent.append(frame)
+            continue
+        neighbours = {}
+        for offset in offsets if split != "test" else ():
+            neighbour = kitti.image_path(root, frame, offset)
+            if neighbour is not None:
+                neighbours[offset] = _relative(root, neighbour)
+            elif not lonely or lonely[-1] != frame:
+                lonely.append(frame)
+        found.append(_Listed(frame, _relative(root, image), neighbours))
+    if absent:
+        raise FadepthError(
+            f"{_examples(absent)} of {path} have no image below {root}: download the missing "
+            "drives or remove the frames from the list"
+        )
+    if lonely:
+        named = ", ".join(f"{offset:+d}" for offset in offsets)
+        raise FadepthError(
+            f"{_examples(lonely)} of {path} lack a neighbour (offsets {named}) below {root}: "
+            "remove them from the list or complete the drives"
+        )
+    return found
+
+
+def _examples(frames: Sequence[FrameId]) -> str:
+    first = ", ".join(f"{f.drive} {f.number:010d} {f.side}" for f in frames[:3])
+    return f"{len(frames)} frames ({first}{', ...' if len(frames) > 3 else ''})"
+
+
+def _relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _cameras(root: Path, listed: dict[Split, list[_Listed]]) -> dict[tuple[str, str], Camera]:
+    """Read each camera of each day once."""
+    cameras: dict[tuple[str, str], Camera] = {}
+    for items in listed.values():
+        for item in items:
+            key = item.id.date, item.id.side
+            if key not in cameras:
+                cameras[key] = kitti.read_camera(root, item.id)
+    return cameras
+
+
+def _complete(root: Path, item: _Listed, camera: Camera) -> Frame:
+    scan = kitti.velodyne_path(root, item.id)
+    depth = kitti.depth_png_path(root, item.id)
+    return Frame(
+        drive=item.id.drive,
+        frame=item.id.number,
+        side=item.id.side,
+        image=item.image,
+        neighbours=item.neighbours,
+        intrinsics=camera.intrinsics,
+        height=camera.height,
+        width=camera.width,
+        velodyne=_relative(root, scan) if scan.is_file() else None,
+        depth_png=_relative(root, depth) if depth.is_file() else None,
+    )
+
+
+def _checks(root: Path, frames: Sequence[Frame]) -> list[_Check]:
+    """All files behind the frames, each once, sorted by path."""
+    checks: dict[str, _Check] = {}
+    projected: set[FrameId] = set()
+    for frame in frames:
+        size = frame.height, frame.width
+        for path in (frame.image, *frame.neighbours.values(), frame.depth_png):
+            if path is not None:
+                checks[path] = _Check(path, size)
+        calibrations = [f"{frame.id.date}/calib_cam_to_cam.txt"]
+        if frame.velodyne is not None:
+            checks[frame.velodyne] = _Check(frame.velodyne, None)
+            calibrations.append(f"{frame.id.date}/calib_velo_to_cam.txt")
+            day = FrameId(frame.id.date, 0, frame.side)
+            if day not in projected:
+                projected.add(day)
+                kitti.read_velodyne_to_image(root, day)
+        checks.update({path: _Check(path, None) for path in calibrations})
+    return [checks[path] for path in sorted(checks)]
+
+
+#: Files that are more than bytes, and no images.
+_READERS: dict[str, Callable[[Path], object]] = {
+    ".bin": kitti.read_velodyne,
+    ".npz": ddad.read_point_cloud,
+    ".mat": make3d.read_depth,
+}
+
+
+def _inspect(root: Path, check: _Check) -> str:
+    """Read a file once: decode it where it is an image, and return its sha256."""
+    path = root / check.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FadepthError(f"{path} cannot be read ({error.strerror}): restore it") from None
+    if reader := _READERS.get(path.suffix):
+        reader(path)  # tells what is wrong
+    if check.size is not None:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                width, height = image.size
+        except DAMAGED_IMAGE:
+            raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
+        if (height, width) != check.size:
+            raise FadepthError(
+                f"image {path} is {width} x {height} pixels but {check.size_from} says "
+                f"{check.size[1]} x {check.size[0]}: use the image as recorded"
+            )
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,116 @@
+"""Make3D and Cityscapes end to end: files in their formats, frames, protocol, numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from fadepth.config import BenchmarkSettings
+from fadepth.data.manifest import Frame, Manifest
+from fadepth.data.prepare import benchmark_identity, prepare_benchmark
+from fadepth.errors import FadepthError
+from fadepth.evaluation.evaluate import evaluate
+from fadepth.evaluation.protocols import find_protocol, load_ground_truth
+from tests.data.fixtures import write_cityscapes, write_make3d
+
+
+def prepared(root: Path, source: Any, output: Path, **changes: Any) -> list[Frame]:
+    settings = BenchmarkSettings(source=source, root=str(root), protocol=source, **changes)
+    prepare_benchmark(source, settings, output, base=root)
+    return Manifest.read(output).splits["test"]
+
+
+def ramp(frame: Frame) -> NDArray[np.float64]:
+    """A disparity of network size that no symmetry helps: it differs by row and by column."""
+    rows, columns = np.mgrid[0:48, 0:96]
+    return np.asarray(0.02 + rows / 400 + columns / 3000)
+
+
+def test_make3d_agrees_with_a_second_implementation(tmp_path: Path) -> None:
+    """peers.md's recipe, written with plain loops: nearest, 70 m, median, log10 RMSE."""
+    write_make3d(tmp_path / "make3d", 4)
+    frames = prepared(tmp_path / "make3d", "make3d", tmp_path / "m.jsonl")
+    assert len(frames) == 4
+    assert all(frame.intrinsics is None for frame in frames)
+    protocol = find_protocol("make3d")
+    table, mean = evaluate(frames, tmp_path / "make3d", ramp, protocol)
+    assert list(mean) == ["abs_rel", "sq_rel", "rmse", "rmse_log10"]
+    for frame, row in zip(frames, table.to_dict("records"), strict=True):
+        gt = load_ground_truth(frame, tmp_path / "make3d", protocol)
+        assert gt.shape == (21, 305)
+        depth = 1 / ramp(frame)
+        g, p = [], []
+        for i in range(21):
+            for j in range(305):
+                if 0 < gt[i, j] < 70:
+                    g.append(float(gt[i, j]))
+                    p.append(float(depth[i * 48 // 21, j * 96 // 305]))
+        truth, prediction = np.array(g), np.array(p)
+        prediction = np.minimum(prediction * np.median(truth) / np.median(prediction), 70)
+        error = np.log10(truth) - np.log10(prediction)
+        assert row["rmse_log10"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-9)
+        assert row["abs_rel"] == pytest.approx((abs(truth - prediction) / truth).mean(), rel=1e-9)
+
+
+def test_cityscapes_agrees_with_a_second_implementation(tmp_path: Path) -> None:
+    """ManyDepth's recipe: three quarters of the rows, resize, centre crop, 80 m, median."""
+    write_cityscapes(tmp_path / "cs", 2)
+    frames = prepared(tmp_path / "cs", "cityscapes", tmp_path / "m.jsonl")
+    protocol = find_protocol("cityscapes")
+    table, _ = evaluate(frames, tmp_path / "cs", ramp, protocol)
+    for frame, row in zip(frames, table.to_dict("records"), strict=True):
+        whole = np.asarray(Image.open(tmp_path / "cs" / str(frame.depth_file))).astype(float)
+        camera = _camera(tmp_path / "cs" / str(frame.camera_file))
+        with np.errstate(divide="ignore"):
+            depth = np.where(whole > 1, camera / ((whole - 1) / 256), 0)
+        gt = depth[:768]
+        # cv2.resize: the source position of output pixel x is (x + 0.5) * scale - 0.5, clamped.
+        y = np.clip((np.arange(768) + 0.5) * 48 / 768 - 0.5, 0, 47)
+        x = np.clip((np.arange(2048) + 0.5) * 96 / 2048 - 0.5, 0, 95)
+        disparity = 0.02 + y[:, None] / 400 + x[None] / 3000  # linear, so bilinear is exact
+        prediction = (1 / disparity)[256:, 192:1856]
+        gt = gt[256:, 192:1856]
+        mask = (gt > 1e-3) & (gt < 80)
+        g, p = gt[mask], prediction[mask]
+        p = np.clip(p * np.median(g) / np.median(p), 1e-3, 80)
+        assert row["abs_rel"] == pytest.approx((abs(g - p) / g).mean(), rel=1e-6)
+        assert row["delta_1"] == pytest.approx((np.maximum(g / p, p / g) < 1.25).mean(), rel=1e-6)
+
+
+def _camera(path: Path) -> float:
+    import json
+
+    content = json.loads(path.read_text())
+    return float(content["extrinsic"]["baseline"] * content["intrinsic"]["fx"])
+
+
+def test_a_list_makes_another_identity_and_its_place_does_not(tmp_path: Path) -> None:
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).write_text(text)
+    of = {
+        name: benchmark_identity(
+            BenchmarkSettings(source="make3d", root="r", frames=name, protocol="make3d"), tmp_path
+        )
+        for name in ("a", "b", "c")
+    }
+    assert of["a"] == of["b"] != of["c"]
+    gone = BenchmarkSettings(source="make3d", root="r", frames="d", protocol="make3d")
+    with pytest.raises(FadepthError, match=r"list of frames .*d does not exist: set 'benchmarks"):
+        benchmark_identity(gone, tmp_path)
+
+
+def test_damaged_ground_truth_is_found_before_any_evaluation(tmp_path: Path) -> None:
+    write_make3d(tmp_path / "make3d", 2)
+    broken = next((tmp_path / "make3d").rglob("*.mat"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(FadepthError, match=broken.name):
+        prepared(tmp_path / "make3d", "make3d", tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_missing_folder_is_told_with_the_key(tmp_path: Path) -> None:
+    with pytest.raises(FadepthError, match=r"nowhere does not exist: set 'benchmarks.make3d.root'"):
+        prepared(tmp_path / "nowhere", "make3d", tmp_path / "m.jsonl")
