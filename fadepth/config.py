@@ -20,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -30,6 +29,7 @@ from fadepth.errors import FadepthError
 
 Scale = Literal["smoke", "quick", "full"]
 Split = Literal["train", "val", "test"]
+Source = Literal["kitti", "ddad", "synthetic", "make3d", "cityscapes"]
 
 #: Marks a field that says where or how fast, not what: it never enters a run's identity.
 NO_IDENTITY: JsonDict = {"identity": False}
@@ -121,11 +121,18 @@ class DataSettings(Settings):
     jitter: JitterSettings = JitterSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     ddad: DdadSettings = DdadSettings()
-    cache_images: bool = Field(
-        False,
-        description="keep all decoded, resized training frames in memory",
+    cache: Literal["off", "memory", "disk"] = Field(
+        "off",
+        description="where decoded, resized training images are kept: nowhere; in memory, made at "
+        "each start; in one memory-mapped file beside the manifest, made once",
         json_schema_extra=NO_IDENTITY,
     )
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        # YAML 1.1 reads a bare `off` as the boolean false.
+        return "off" if value is False else value
 
     @field_validator("source_frames")
     @classmethod
@@ -264,7 +271,8 @@ class LossSettings(Settings):
     ego_mask: str | None = Field(
         None,
         description="image of the camera, black where it sees its own vehicle; those pixels do not "
-        "count in any self-supervised loss; the file's content is part of the identity",
+        "count in any self-supervised loss; {camera} in the name stands for CAMERA_01 and so on, "
+        "or l and r; the file's content is part of the identity",
     )
     border: int = Field(
         0, ge=0, le=15, description="pixels at the image's edge that no loss counts"
@@ -320,11 +328,53 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """How depth is compared with ground truth (`fadepth.evaluation.protocols`)."""
 
-    protocol: Literal["kitti_eigen_raw", "kitti_eigen_improved", "synthetic_dense", "ddad"] = (
-        "kitti_eigen_raw"
+    protocol: str = Field(
+        "kitti_eigen_raw",
+        description="name of a file of fadepth/protocols/, or the path of one's own, NAME.yaml",
     )
     split: Split = "test"
     panels: int = Field(4, ge=0, description="frames drawn as input | disparity | error images")
+
+
+class BenchmarkSettings(Settings):
+    """Frames of another list or data set, and the protocol to evaluate runs on them with."""
+
+    source: Source
+    root: str = Field(description="folder of the data; ${NAME:-default} reads the environment")
+    frames: str | None = Field(
+        None,
+        description="kitti: a split list; ddad: its scene list (ddad.json), of which the "
+        "validation scenes count; make3d, cityscapes: a list of names; none: all that is there",
+    )
+    protocol: str
+    cameras: tuple[str, ...] = Field(("CAMERA_01",), description="of DDAD")
+    folder: str = Field("test", description="of Cityscapes: test, val or train")
+
+    @model_validator(mode="after")
+    def _list_is_named(self) -> "BenchmarkSettings":
+        if self.source in ("kitti", "ddad") and self.frames is None:
+            raise ValueError("frames must name a list of frames with source: kitti or ddad")
+        if self.source == "synthetic":
+            raise ValueError("source must be kitti, ddad, make3d or cityscapes")
+        return self
+
+
+class OdometrySettings(Settings):
+    """KITTI odometry (`fadepth.data.kitti_odometry`), for the pose networks of finished runs."""
+
+    root: str = Field(
+        "${KITTI_ODOMETRY_ROOT:-data/kitti_odometry}",
+        description="holds poses/09.txt; and sequences/09, unless raw_root holds the drives",
+        json_schema_extra=NO_IDENTITY,
+    )
+    raw_root: str | None = Field(
+        None,
+        description="folder of the KITTI raw drives, read where there is no sequences/",
+        json_schema_extra=NO_IDENTITY,
+    )
+    sequences: tuple[str, ...] = Field(
+        ("09", "10"), description="sequences with ground truth", json_schema_extra=NO_IDENTITY
+    )
 
 
 class Config(Settings):
@@ -341,6 +391,22 @@ class Config(Settings):
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    benchmarks: dict[str, BenchmarkSettings] = Field(
+        default={},
+        description="other data and protocols that finished runs are evaluated on, by name",
+        json_schema_extra=NO_IDENTITY,
+    )
+    odometry: OdometrySettings = OdometrySettings()
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _names_fit_folders(
+        cls, value: dict[str, BenchmarkSettings]
+    ) -> dict[str, BenchmarkSettings]:
+        for name in value:
+            if not re.fullmatch(r"[a-z0-9_]+", name):
+                raise ValueError(f"name '{name}' may have only a-z, 0-9 and _: folders carry it")
+        return value
 
     @field_validator("seeds")
     @classmethod
@@ -349,15 +415,10 @@ class Config(Settings):
             raise ValueError("must be distinct, non-negative integers such as [1, 2, 3]")
         return value
 
-    @field_validator("evaluation")
-    @classmethod
-    def _protocol_fits_the_source(
-        cls, value: EvaluationSettings, info: ValidationInfo
-    ) -> EvaluationSettings:
-        data = info.data.get("data")
-        if data and (data.source == "ddad") != (value.protocol == "ddad"):
-            raise ValueError("'protocol' must be ddad where 'data.source' is ddad, and only there")
-        return value
+
+def ego_mask_path(name: str, camera: str) -> Path:
+    """File of `loss.ego_mask` for a camera."""
+    return Path(expand(name.replace("{camera}", camera)))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

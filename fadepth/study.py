@@ -20,14 +20,17 @@ from fadepth.config import (
     Config,
     EvaluationSettings,
     Settings,
-    expand,
+    Source,
+    ego_mask_path,
     identity_settings,
     load_yaml,
     merge,
     parse_config,
 )
-from fadepth.data.manifest import data_identity
+from fadepth.data.kitti import CAMERAS
+from fadepth.data.prepare import benchmark_identity, data_identity
 from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import find_protocol, protocol_names
 from fadepth.fingerprint import code_fingerprint, digest
 
 RunKind = Literal["student", "teacher", "baseline"]
@@ -36,13 +39,21 @@ Baseline = Literal["constant", "row_median", "pixel_median"]
 #: Modules that a training's result depends on, whatever it trains (paths below the package).
 TRAINING_CODE = (
     "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "data/kitti.py",
+    "data/cache.py",
     "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
 TEACHER_CODE = ("models/hqdec.py", "models/hqdec_v1.py", "models/efficientnetv2.py")
 EVALUATION_CODE = (
     "evaluation/metrics.py", "evaluation/protocols.py", "evaluation/evaluate.py",
-    "evaluation/baselines.py", "data/kitti.py", "data/ddad.py", "geometry.py",
+    "evaluation/baselines.py", "data/kitti.py", "data/ddad.py", "data/make3d.py",
+    "data/cityscapes.py", "geometry.py",
+)  # fmt: skip
+
+#: What `odometry/` depends on beside the trained network.
+ODOMETRY_CODE = (
+    "evaluation/odometry.py", "data/kitti_odometry.py", "data/kitti.py", "models/posenet.py",
+    "geometry.py",
 )  # fmt: skip
 
 #: What `robustness.json` depends on beside the evaluation.
@@ -111,15 +122,22 @@ class StudyFile(Settings):
         return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}
 
 
-def _file_digest(name: str) -> str:
+def _ego_mask_digest(config: Config) -> str | list[str]:
     """Digest of the ego mask's bytes: what is drawn on it counts, not where it lies."""
-    path = Path(expand(name))
+    name = config.loss.ego_mask or ""
+    if "{camera}" not in name:
+        return _file_digest(ego_mask_path(name, ""))
+    cameras = config.data.ddad.cameras if config.data.source == "ddad" else tuple(CAMERAS)
+    return [_file_digest(ego_mask_path(name, camera)) for camera in cameras]
+
+
+def _file_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
     except OSError:
         raise FadepthError(
             f"ego mask {path} cannot be read: set 'loss.ego_mask' to an image file, black where "
-            "the camera sees its own vehicle, or to null"
+            "the camera sees its own vehicle ('fadepth data ego-mask' estimates one), or to null"
         ) from None
 
 
@@ -166,8 +184,8 @@ class Run:
                 loss.pop(name, None)
         if self.config.loss.base != "cbw":
             loss.pop("cbw", None)
-        if mask := loss.get("ego_mask"):
-            loss["ego_mask"] = _file_digest(mask)
+        if loss.get("ego_mask"):
+            loss["ego_mask"] = _ego_mask_digest(self.config)
         if loss:
             settings["loss"] = loss
         if self.kind == "student" and self.config.student.etm.branches == "off":
@@ -231,7 +249,17 @@ class Run:
         settings: EvaluationSettings = self.config.evaluation
         return {
             "evaluation": settings.model_dump(mode="json"),
+            "protocol": protocol_content(settings.protocol),
             "code": code_fingerprint(modules),
+        }
+
+    def benchmark_identity(self, name: str, base: Path) -> dict[str, Any]:
+        """What Snakemake watches for the evaluation of this run on a benchmark."""
+        settings = self.config.benchmarks[name]
+        return {
+            "benchmark": benchmark_identity(settings, base),
+            "protocol": protocol_content(settings.protocol),
+            "code": code_fingerprint(EVALUATION_CODE),
         }
 
 
@@ -269,6 +297,27 @@ class Study:
         if run.teacher:
             return run.teacher
         return next((other for other in self.runs if other.kind == "teacher"), None)
+
+
+def protocol_content(name: str) -> dict[str, Any]:
+    """What a protocol says that decides numbers, without title and sources."""
+    return find_protocol(name).model_dump(mode="json", exclude={"title", "sources", "images"})
+
+
+def _refuse_other_protocols(config: Config, origin: str) -> None:
+    """A protocol means the ground truth of certain data sets; on others it means nothing."""
+    chosen: dict[str, tuple[Source, str]] = {
+        "evaluation": (config.data.source, config.evaluation.protocol)
+    }
+    for name, benchmark in config.benchmarks.items():
+        chosen[f"benchmarks.{name}"] = (benchmark.source, benchmark.protocol)
+    for key, (source, protocol) in chosen.items():
+        if source not in (right := find_protocol(protocol).data):
+            raise FadepthError(
+                f"'{key}.protocol' in {origin} is {protocol}, which is for {' and '.join(right)}, "
+                f"but the data are of {source}: choose one of "
+                + ", ".join(n for n in protocol_names() if source in find_protocol(n).data)
+            )
 
 
 def load_study_file(path: Path) -> StudyFile:
@@ -315,6 +364,7 @@ def resolve_study(
     base = base or Path.cwd()
     file = load_study_file(path)
     config = parse_config(dict(preset), origin)
+    _refuse_other_protocols(config, origin)
     data_hash = data_identity(config.data, base)
 
     def teacher_of(resolved: Config) -> Run:

@@ -6,26 +6,20 @@ back. `targets.json` beside it (the label) says whose predictions they are and h
 the file. The label is written last, so a crash between the two leaves a pair that does not match.
 
 For all of KITTI the file holds 20 GB, too much to hash at the start of every student. A file is
-hashed once in every state: the label remembers size, mtime, ctime and inode of the file that was
-hashed. The kernel sets ctime at each write, rename and change of times, and no call sets it back
-(mtime alone can be), so the same state means the same content. What this cannot see is a disk that
-loses bits by itself.
+hashed once in every state (`fadepth.filestate`), which the label remembers.
 """
 
 import hashlib
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from fadepth.config import DataSettings
@@ -34,14 +28,13 @@ from fadepth.data.dataset import TrainingFrames
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.files import atomic_path, write_atomic
+from fadepth.filestate import FileState, only_one
 from fadepth.losses.apx import flip_reliability
 
 log = logging.getLogger(__name__)
 
 #: Raise it when the same teacher would write other bytes (another resize, another type).
 FORMAT = 1
-#: Times of files move in ticks of some milliseconds; a state is believed once its tick is over.
-_TICK = 0.05
 _BATCH = 8
 
 
@@ -87,27 +80,12 @@ class TargetsKey:
 
 
 @dataclass(frozen=True)
-class _State:
-    """What the file system tells of a file; equal as long as nobody writes to it."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> "_State":
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-@dataclass(frozen=True)
 class _Label:
     """Content of `targets.json`: key, checksum, and the state of the file that had it."""
 
     key: TargetsKey
     sha256: str
-    state: _State
+    state: FileState
 
     @staticmethod
     def path_of(targets: Path) -> Path:
@@ -120,7 +98,7 @@ class _Label:
             content = json.loads(cls.path_of(targets).read_text(encoding="utf-8"))
             if content.pop("format") != FORMAT:
                 return None
-            key, state = TargetsKey(**content["key"]), _State(**content["state"])
+            key, state = TargetsKey(**content["key"]), FileState(**content["state"])
             return cls(key, content["sha256"], state)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -135,33 +113,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _measured(path: Path) -> tuple[str, _State]:
+def _measured(path: Path) -> tuple[str, FileState]:
     """sha256 of a file, and the state in which it has it."""
     while True:
-        state = _State.of(path)
-        if abs(time.time_ns() - state.ctime_ns) < _TICK * 1e9:
-            # A write in the tick of the last one would leave all times as they are.
-            time.sleep(_TICK)
-            continue
+        state = FileState.settled(path)
         digest = _sha256(path)
-        if _State.of(path) == state:
+        if FileState.of(path) == state:
             return digest, state
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Only one process at a time checks or writes `path`; the others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that checks or writes %s", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def problem_of(path: Path, key: TargetsKey) -> str | None:
@@ -176,7 +134,7 @@ def problem_of(path: Path, key: TargetsKey) -> str | None:
         return f"has no readable {_Label.path_of(path).name} beside it"
     if difference := label.key.difference(key):
         return f"is for other {difference}"
-    state = _State.of(path)
+    state = FileState.of(path)
     if state == label.state:
         return None
     if state.size != label.state.size:
@@ -202,7 +160,7 @@ def checked_targets(
     Raises:
         FadepthError: the file is not in order, and `predict` is not given.
     """
-    with _only_one(path):
+    with only_one(path):
         problem = problem_of(path, key)
         if problem and predict is None:
             raise FadepthError(
@@ -220,7 +178,7 @@ def checked_targets(
 
 def make_targets(path: Path, key: TargetsKey, predict: Callable[[Path], None]) -> None:
     """Write predictions and their label, whatever is there."""
-    with _only_one(path):
+    with only_one(path):
         _replace(path, key, predict)
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint, to_bytes
-from fadepth.config import Config, TrainingSettings, expand
+from fadepth.config import Config, TrainingSettings, ego_mask_path
 from fadepth.data.augment import mirrored_where
-from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
+from fadepth.data.cache import ImageCache
+from fadepth.data.dataset import TrainingBatches, TrainingFrames, load_batches
 from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
@@ -68,6 +68,7 @@ class Job:
         manifest: frames and hashes.
         root: folder of the raw data.
         targets: the teacher's predictions (`fadepth.targets`), checked, where APX is on.
+        images: the cache of images (`fadepth.data.cache`), checked, with `data.cache: disk`.
     """
 
     run_id: str
@@ -79,6 +80,7 @@ class Job:
     manifest: Manifest
     root: Path
     targets: Path | None = None
+    images: ImageCache | None = None
 
 
 class Networks(nn.Module):
@@ -243,17 +245,21 @@ def mirrored_motion(pose: nn.Module, pairs: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def load_world_mask(config: Config) -> Tensor:
-    """`loss.ego_mask` at training size, boolean (1, 1, H, W): false where the vehicle is seen.
+def load_world_masks(config: Config, cameras: Sequence[str]) -> Tensor:
+    """`loss.ego_mask` of each camera at training size, boolean (C, 1, H, W): false on the vehicle.
 
     Raises:
-        FadepthError: the file is absent or damaged, or leaves nothing to learn from.
+        FadepthError: a file is absent or damaged, or leaves nothing to learn from.
     """
-    path = Path(expand(config.loss.ego_mask or ""))
+    return torch.stack([_load_world_mask(config, camera) for camera in cameras])
+
+
+def _load_world_mask(config: Config, camera: str) -> Tensor:
+    path = ego_mask_path(config.loss.ego_mask or "", camera)
     grey = read_image(path).convert("L")
     # Nearest: a mixture of black and white is neither.
     small = grey.resize((config.data.width, config.data.height), Image.Resampling.NEAREST)
-    world = torch.from_numpy(np.asarray(small) > 127)[None, None]
+    world = torch.from_numpy(np.asarray(small) > 127)[None]
     if not world.any():
         raise FadepthError(
             f"ego mask {path} is black everywhere: paint white what is not the vehicle"
@@ -312,7 +318,7 @@ class Training:
             fused=True,
         )
         self.frames = TrainingFrames(
-            job.manifest.splits["train"], job.root, self.config.data, seed=job.seed
+            job.manifest.splits["train"], job.root, self.config.data, job.seed, job.images
         )
         full = len(self.frames) // self.settings.batch_size
         self.steps_per_epoch = self.settings.steps_per_epoch or full
@@ -322,8 +328,13 @@ class Training:
                 f"{len(self.frames)} training frames: choose a smaller batch"
             )
         self.steps = self.epochs * self.steps_per_epoch
-        masked = self.config.loss.ego_mask is not None
-        self.world = load_world_mask(self.config).to(self.device) if masked else None
+        self.worlds: Tensor | None = None
+        if self.config.loss.ego_mask is not None:
+            sides = [frame.side for frame in self.frames.frames]
+            cameras = sorted(set(sides))
+            self.worlds = load_world_masks(self.config, cameras).to(self.device)
+            #: Which of them each training frame has.
+            self.camera_of = torch.tensor([cameras.index(side) for side in sides])
         self.apx = job.kind == "student" and self.config.loss.apx.enabled
         self.pyramid = job.kind == "student" and self.config.loss.pyramid.enabled
         self.targets: TeacherTargets | None = None
@@ -337,23 +348,12 @@ class Training:
 
     def batches(self, first_step: int) -> Iterator[dict[str, Tensor]]:
         """Batches from `first_step` on; their frames and augmentation depend on (seed, step)."""
-        for epoch in range(first_step // self.steps_per_epoch, self.epochs):
-            order = EpochBatches(
-                len(self.frames),
-                self.settings.batch_size,
-                seed=self.job.seed,
-                epoch=epoch,
-                steps=self.steps_per_epoch,
-            )
-            keys = [[(epoch, index) for index in batch] for batch in order]
-            done = max(0, first_step - epoch * self.steps_per_epoch)
-            yield from DataLoader(
-                self.frames,
-                batch_sampler=keys[done:],
-                num_workers=self.settings.workers,
-                collate_fn=collate,
-                pin_memory=self.device.type == "cuda",
-            )
+        keys = TrainingBatches(
+            len(self.frames), self.settings.batch_size, self.job.seed, self.epochs,
+            self.steps_per_epoch, first_step,
+        )  # fmt: skip
+        pinned = self.device.type == "cuda"
+        return load_batches(self.frames, keys, self.settings.workers, pin_memory=pinned)
 
     def losses(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """All losses of one batch; `total` carries the gradient."""
@@ -370,7 +370,7 @@ class Training:
             batch["sources"].unbind(1),
             batch["intrinsics"],
             poses,
-            None if self.world is None else mirrored_where(self.world, batch["flipped"]),
+            self._world(batch),
         )
         # While APX is alone, the photometric loss still teaches the pose net.
         seen = [d.detach() for d in disparities] if alone else disparities
@@ -397,6 +397,13 @@ class Training:
             self._add_apx(result, disparities, maps, base, views)
         result["total"] = nan_unless_finite(result["total"], [*seen, *poses])
         return result
+
+    def _world(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """Where the batch's cameras see the world and not their vehicle, (B, 1, H, W)."""
+        if self.worlds is None:
+            return None
+        cameras = self.camera_of[batch["index"]].to(self.device)
+        return mirrored_where(self.worlds[cameras], batch["flipped"])
 
     def _main_pass(
         self, batch: dict[str, Tensor], pyramid: bool
@@ -706,3 +713,11 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
     )
     network.load_state_dict(content["depth"])
     return network.eval(), config
+
+
+def load_pose_network(path: Path, config: Config) -> nn.Module:
+    """The trained pose network of a `model.pt` that `load_depth_network` has read."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    network = PoseNet(config.pose.width, config.pose.downscale)
+    network.load_state_dict(content["pose"])
+    return network.eval()

@@ -16,6 +16,7 @@ from fadepth import fingerprint
 from fadepth import study as study_module
 from fadepth.config import load_yaml, merge
 from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import FOLDER
 from fadepth.fingerprint import digest
 from fadepth.study import (
     EVALUATION_CODE,
@@ -205,7 +206,7 @@ def test_spelled_out_defaults_change_no_id() -> None:
     ("key", "value"),
     [
         ("data__root", "elsewhere"),
-        ("data__cache_images", False),
+        ("data__cache", "disk"),
         ("training__workers", 3),
         ("training__log_every", 77),
         ("training__checkpoint_every", 77),
@@ -252,13 +253,16 @@ APX = with_("apx")
         ("data__width", 160, TRAINED | BASELINES),
         ("scale", "quick", TRAINED | BASELINES),
         ("data__synthetic__seed", 3, TRAINED | BASELINES),
-        ("evaluation__protocol", "kitti_eigen_raw", BASELINES),
+        ("evaluation__protocol", str(FOLDER / "synthetic_dense.yaml"), BASELINES),
     ],
 )
 def test_a_setting_changes_exactly_the_runs_that_depend_on_it(
     key: str, value: object, expected: set[str]
 ) -> None:
     assert changed(ids(resolved()), ids(resolved(**{key: value}))) == expected
+
+
+KITTI = {"data__source": "kitti", "evaluation__protocol": "kitti_eigen_raw"}
 
 
 def test_content_of_a_split_list_changes_ids_and_its_place_does_not(tmp_path: Path) -> None:
@@ -268,13 +272,15 @@ def test_content_of_a_split_list_changes_ids_and_its_place_does_not(tmp_path: Pa
             text = f"day/drive {5 + (name == 'other' and split == 'val')} l\n"
             (tmp_path / name / f"{split}_files.txt").write_text(text)
     one, same, other = (
-        ids(resolved(data__source="kitti", data__splits=str(tmp_path / name)))
+        ids(resolved(**KITTI, data__splits=str(tmp_path / name)))
         for name in ("one", "same", "other")
     )
     assert one == same
     assert changed(one, other) == TRAINED | BASELINES
     # Relative folders start from `base`.
-    relative = preset(**{"data.source": "kitti", "data.splits": "one"})
+    relative = preset(
+        **{"data.source": "kitti", "data.splits": "one", "evaluation.protocol": "kitti_eigen_raw"}
+    )
     assert ids(resolve_study(COMPONENTS, relative, "p", base=tmp_path)) == one
     with pytest.raises(FadepthError, match=r"split list .*train_files\.txt does not exist"):
         resolve_study(COMPONENTS, relative, "p", base=tmp_path / "nowhere")
@@ -389,7 +395,7 @@ def test_a_formula_of_the_pyramid_loss_is_code_of_its_runs_only(package: Path) -
         ("report/table.py", set()),
         ("report/writers.py", set()),
         ("tracking.py", set()),
-        ("cli.py", set()),
+        ("cli/common.py", set()),
     ],
 )
 def test_a_module_is_code_of_exactly_the_runs_that_use_it(
@@ -431,7 +437,10 @@ def test_metrics_are_code_of_every_evaluation(package: Path) -> None:
 
 #: Imported by trainings without an influence on their numbers: settings are in the id, data in the
 #: data's hash, and the rest moves bytes.
-NEUTRAL = {"config.py", "errors.py", "files.py", "checkpoint.py", "data/manifest.py"}
+NEUTRAL = {
+    *("config.py", "errors.py", "files.py", "filestate.py", "checkpoint.py"),
+    *("data/manifest.py", "data/parallel.py"),
+}
 
 
 def imported(module: str) -> set[str]:

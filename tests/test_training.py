@@ -16,15 +16,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from fadepth import cli, execution
+from fadepth import cli
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, identity_settings
 from fadepth.data.augment import mirrored_where
 from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
+from fadepth.execution.train import predict_teacher, train_run
 from fadepth.study import Run
-from fadepth.training import Job, Kind, Training, Watch, reduced_precision
+from fadepth.training import (
+    Job,
+    Kind,
+    Training,
+    Watch,
+    load_depth_network,
+    reduced_precision,
+)
 from tests.tiny import tiny_config, tiny_manifest
 
 SEED = 3
@@ -238,7 +246,7 @@ def test_the_command_ends_with_an_error_code(
     assert len(sentences) == 1 and "became nan at step 5 of 12" in sentences[0]
     record = tmp_path / "runs" / run.id / "manifest.json"
     assert json.loads(record.read_text())["status"] == "failed"
-    execution.train_run(run, Path("runs"), Path("manifest.jsonl"), None, 1)
+    train_run(run, Path("runs"), Path("manifest.jsonl"), None, 1)
     assert json.loads(record.read_text())["status"] == "finished"
 
 
@@ -385,7 +393,7 @@ def test_bfloat16_resumes_to_the_bit(
     resumed = make(training__amp="bf16")
     resumed.run()
     assert same(results(resumed.job.folder)[0], results(whole.job.folder)[0])
-    network, _ = execution.load_depth_network(resumed.job.folder / "model.pt")
+    network, _ = load_depth_network(resumed.job.folder / "model.pt")
     assert network(torch.rand(1, 3, 64, 96)).dtype == torch.float32
 
 
@@ -540,7 +548,7 @@ def apx(
     manifest.write(tmp_path / "manifest.jsonl")
     write_teacher(teacher, root, manifest, seed=1)
     targets = Path("runs") / teacher.id / "targets.npy"
-    execution.predict_teacher(teacher, Path("runs"), Path("manifest.jsonl"), targets, 1)
+    predict_teacher(teacher, Path("runs"), Path("manifest.jsonl"), targets, 1)
     earlier = targets.stat().st_mtime_ns - 3600 * 10**9
     os.utime(targets, ns=(earlier, earlier))
     return run_of(config, teacher=teacher), targets
@@ -555,7 +563,7 @@ def write_teacher(teacher: Run, root: Path, manifest: Manifest, seed: int) -> No
 
 
 def train(run: Run, targets: Path) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    execution.train_run(run, Path("runs"), Path("manifest.jsonl"), targets, 1)
+    train_run(run, Path("runs"), Path("manifest.jsonl"), targets, 1)
     return results(Path("runs") / run.id)
 
 
@@ -626,7 +634,7 @@ def test_a_file_from_elsewhere_is_only_read(apx: tuple[Run, Path], tmp_path: Pat
 
 def test_a_student_without_targets_is_told(apx: tuple[Run, Path]) -> None:
     with pytest.raises(FadepthError, match="uses APX but no teacher predictions"):
-        execution.train_run(apx[0], Path("runs"), Path("manifest.jsonl"), None, 1)
+        train_run(apx[0], Path("runs"), Path("manifest.jsonl"), None, 1)
 
 
 def test_apx_alone_sees_jittered_images(apx: tuple[Run, Path], manifest: Manifest) -> None:
@@ -663,15 +671,33 @@ def test_the_ego_mask_is_mirrored_with_its_sample(
     pixels[:, :48] = 0
     Image.fromarray(pixels).save(path)
     training = make(loss__ego_mask=str(path))
-    assert training.world is not None
-    height, width = training.world.shape[-2:]
+    assert training.worlds is not None
+    height, width = training.worlds.shape[-2:]
     assert (height, width) == (training.config.data.height, training.config.data.width)
-    both = mirrored_where(training.world, torch.tensor([False, True]))
+    both = mirrored_where(training.worlds[:1], torch.tensor([False, True]))
     assert not both[0, ..., : width // 2].any() and both[0, ..., width // 2 :].all()
     assert both[1, ..., : width // 2].all() and not both[1, ..., width // 2 :].any()
     with_mask = training.losses(first_batch(training), 0)["photometric"]
     without = make().losses(first_batch(training), 0)["photometric"]
     assert torch.isfinite(with_mask) and with_mask != without
+
+
+def test_every_camera_has_its_own_ego_mask(make: Callable[..., Training], tmp_path: Path) -> None:
+    """Frames of the left camera are masked by `l.png`, those of the right one by `r.png`."""
+    for side, rows in (("l", slice(0, 10)), ("r", slice(30, 48))):
+        pixels = np.full((48, 96), 255, np.uint8)
+        pixels[rows] = 0
+        Image.fromarray(pixels).save(tmp_path / f"{side}.png")
+    training = make(loss__ego_mask=str(tmp_path / "{camera}.png"))
+    batch = first_batch(training)
+    world = training._world(batch)
+    assert world is not None
+    sides = {training.frames.frames[i].side for i in batch["index"].tolist()}
+    for index, mask in zip(batch["index"].tolist(), world, strict=True):
+        left = training.frames.frames[index].side == "l"
+        assert bool(mask[0, 0].any()) is not left
+        assert bool(mask[0, -1].any()) is left
+    assert sides <= {"l", "r"}
 
 
 def test_a_black_ego_mask_is_refused(make: Callable[..., Training], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli import data
+from fadepth.cli import bench, data
 from fadepth.cli.common import (
     RUNS,
     STORE,
@@ -27,6 +27,7 @@ from fadepth.cli.common import (
     load_studies,
     log,
     parse_override,
+    parse_size,
     set_up_logging,
 )
 from fadepth.config import merge
@@ -47,6 +48,7 @@ app = typer.Typer(
     "reports/table_ablation.csv` runs everything; these are its parts.",
 )
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 #: A disk that is full or may not be written to.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -66,7 +68,7 @@ def train(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Train one run, or go on where it was interrupted."""
-    from fadepth.execution import train_run
+    from fadepth.execution.train import train_run
 
     set_up_logging(run_id, log_file)
     train_run(find_run(run_id, preset, override), RUNS, manifest, targets, threads)
@@ -83,7 +85,7 @@ def predict_targets(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Write a teacher's predictions for every training frame, for APX."""
-    from fadepth.execution import predict_teacher
+    from fadepth.execution.train import predict_teacher
 
     set_up_logging(f"predict {run_id}", log_file)
     predict_teacher(find_run(run_id, preset, override), RUNS, manifest, output, threads)
@@ -99,7 +101,7 @@ def evaluate(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Compare a run's depth with ground truth: metrics.json, per_image.csv, panels/."""
-    from fadepth.execution import evaluate_run
+    from fadepth.execution.evaluate import evaluate_run
 
     set_up_logging(f"evaluate {run_id}", log_file)
     evaluate_run(find_run(run_id, preset, override), RUNS, manifest, threads)
@@ -117,11 +119,28 @@ def benchmark(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Evaluate a run on other frames, such as Make3D: runs/<id>/benchmarks/<name>/."""
-    from fadepth.execution import evaluate_benchmark
+    from fadepth.execution.evaluate import evaluate_benchmark
 
     set_up_logging(f"benchmark {name} {run_id}", log_file)
     run = find_run(run_id, preset, override)
     evaluate_benchmark(run, name, RUNS, manifest, trained_on, threads)
+
+
+@app.command()
+def odometry(
+    run_id: RunId,
+    sequence: Annotated[str, typer.Argument(help="sequence of KITTI odometry, 00 to 10")],
+    trained_on: Annotated[Path, typer.Option(help="manifest that the run was trained on")],
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Compare a run's poses with KITTI odometry: runs/<id>/odometry/<sequence>/."""
+    from fadepth.execution.evaluate import evaluate_odometry
+
+    set_up_logging(f"odometry {sequence} {run_id}", log_file)
+    evaluate_odometry(find_run(run_id, preset, override), sequence, RUNS, trained_on, threads)
 
 
 @app.command()
@@ -135,7 +154,7 @@ def robustness(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Evaluate a run on mirrored, dark, bright and small frames: robustness.json."""
-    from fadepth.execution import measure_robustness
+    from fadepth.execution.evaluate import measure_robustness
 
     set_up_logging(f"robustness {run_id}", log_file)
     measure_robustness(find_run(run_id, preset, override), RUNS, manifest, teacher, threads)
@@ -150,7 +169,7 @@ def table(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Write a study's table from the metrics of its runs."""
-    from fadepth.execution import render_table
+    from fadepth.execution.tables import render_table
 
     set_up_logging(name, log_file)
     render_table(find_study(name, preset, override), RUNS, output)
@@ -165,7 +184,7 @@ def effects(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Write what each factor of a study changes, with its spread over seeds."""
-    from fadepth.execution import render_effects
+    from fadepth.execution.tables import render_effects
 
     set_up_logging(f"effects {name}", log_file)
     render_effects(find_study(name, preset, override), RUNS, output)
@@ -206,7 +225,7 @@ def figures(
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Draw the figures of docs/method.md from the networks themselves."""
-    from fadepth.execution import set_threads
+    from fadepth.execution.train import set_threads
     from fadepth.report.method import draw_method_figures
 
     set_up_logging("figures", log_file)
@@ -264,7 +283,7 @@ def describe(
     from fadepth.models import fold
     from fadepth.training import build_depth_network
 
-    height, width = _parse_size(size)
+    height, width = parse_size(size)
     settings, origin = load_preset(preset) if preset else ({}, "the defaults")
     # Some forms of HQDecv2 are built for one size of images.
     sized = {"data.height": height, "data.width": width}
@@ -280,13 +299,6 @@ def describe(
     for title, form in forms.items():
         parts = describe_network(form, height, width, depth)
         Console().print(_parts_table(f"{network}, {title}, {height}x{width}", parts))
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise FadepthError(f"--size is '{text}': write height x width in pixels, such as 192x640")
-    return int(match[1]), int(match[2])
 
 
 def _parts_table(title: str, parts: list["Part"]) -> "RichTable":
@@ -313,7 +325,7 @@ def track(
     everything: Annotated[bool, typer.Option("--all", help="every folder of runs/")] = False,
 ) -> None:
     """Mirror runs/ into MLflow; any number of times, the result is the same."""
-    from fadepth.execution import track_runs
+    from fadepth.execution.track import track_runs
 
     set_up_logging("track", None)
     studies = [] if everything else list(load_studies(preset, override).values())

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,3 +120,15 @@ def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
     if name not in studies:
         raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
     return studies[name]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of `--size`.
+
+    Raises:
+        FadepthError: it is not two whole numbers with an x between.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise FadepthError(f"--size is '{text}': write height x width in pixels, such as 192x640")
+    return int(match[1]), int(match[2])

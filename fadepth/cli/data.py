@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from fadepth.cli import data_prepare
-from fadepth.cli.common import Override, Presets, Threads, load_preset, set_up_logging
+from fadepth.cli.common import (
+    Override,
+    Presets,
+    Threads,
+    load_preset,
+    parse_size,
+    set_up_logging,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Check, fetch, convert and list data.")
 app.command()(data_prepare.prepare)
@@ -29,11 +36,31 @@ def manifest(
 ) -> None:
     """Check (or render) the data, and list every file with its hash in a manifest."""
     from fadepth.config import parse_config
-    from fadepth.execution import prepare_data_of
+    from fadepth.execution.data import cache_images_of, prepare_data_of
 
     set_up_logging("prepare_data", log_file)
-    settings, origin = load_preset(preset, override)
-    prepare_data_of(parse_config(settings, origin), output, threads)
+    config = parse_config(*load_preset(preset, override))
+    prepare_data_of(config, output, threads)
+    if config.data.cache == "disk":
+        cache_images_of(config, output, threads)
+
+
+@app.command()
+def cache(
+    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
+    size: Annotated[str | None, typer.Option(help="height x width; default: the preset's")] = None,
+    preset: Presets = None,
+    override: Override = "{}",
+    threads: Threads = 1,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+) -> None:
+    """Decode and resize every training image once, into one file beside the manifest."""
+    from fadepth.config import parse_config
+    from fadepth.execution.data import cache_images_of
+
+    set_up_logging("cache", log_file)
+    config = parse_config(*load_preset(preset, override))
+    cache_images_of(config, manifest, threads, parse_size(size) if size else None)
 
 
 @app.command()
@@ -47,11 +74,11 @@ def benchmark(
 ) -> None:
     """Check the frames of a benchmark, and list every file with its hash in a manifest."""
     from fadepth.config import parse_config
-    from fadepth.execution import prepare_benchmark_of
+    from fadepth.execution.data import prepare_benchmark_of
 
     set_up_logging(f"prepare_benchmark {name}", log_file)
-    settings, origin = load_preset(preset, override)
-    prepare_benchmark_of(parse_config(settings, origin), name, output, threads)
+    config = parse_config(*load_preset(preset, override))
+    prepare_benchmark_of(config, name, output, threads)
 
 
 @app.command()
@@ -63,8 +90,8 @@ def ego_mask(
 ) -> None:
     """Estimate, for each camera, which pixels show the vehicle that carries it."""
     from fadepth.config import parse_config
-    from fadepth.execution import estimate_ego_masks
+    from fadepth.execution.data import estimate_ego_masks
 
     set_up_logging("ego-mask", None)
-    settings, origin = load_preset(preset, override)
-    estimate_ego_masks(parse_config(settings, origin), manifest, output)
+    config = parse_config(*load_preset(preset, override))
+    estimate_ego_masks(config, manifest, output)

@@ -5,16 +5,18 @@ seed, the epoch and the sample's index alone, and the order of an epoch on the s
 Loading processes, their number, the order of batches and a resumed run therefore change nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from fadepth.config import DataSettings
 from fadepth.data.augment import apply_jitter, draw_jitter
+from fadepth.data.cache import ImageCache
 from fadepth.data.kitti import read_image, resize_image, scale_intrinsics
 from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
@@ -22,6 +24,8 @@ from fadepth.errors import FadepthError
 # First words of the seed sequences: without them the draws of a sample and the order of an epoch
 # could share a stream.
 _SAMPLE, _ORDER = 1, 2
+#: Batches that each loading process has ready or under way.
+PREFETCH = 2
 
 
 class TrainingFrames(Dataset[dict[str, Tensor]]):
@@ -41,25 +45,44 @@ class TrainingFrames(Dataset[dict[str, Tensor]]):
     Args:
         frames: targets with all their neighbours, from a manifest.
         root: folder that the frames' paths start from.
-        settings: sizes and augmentation; `cache_images` decodes and resizes every image now and
+        settings: sizes and augmentation; `cache: memory` decodes and resizes every image now and
             keeps it as uint8, which loading processes started by fork share.
         seed: of the run.
+        images: the cache on disk, which is read instead of the files where it is given; `cache:
+            disk` demands it.
 
     Raises:
-        FadepthError: an image is absent or damaged.
+        FadepthError: an image is absent or damaged, or the cache on disk is not given or of another
+            size.
     """
 
     def __init__(
-        self, frames: Sequence[Frame], root: Path, settings: DataSettings, seed: int
+        self,
+        frames: Sequence[Frame],
+        root: Path,
+        settings: DataSettings,
+        seed: int,
+        images: ImageCache | None = None,
     ) -> None:
         self.frames = list(frames)
         self.root = root
         self.settings = settings
         self.seed = seed
-        self._cache: dict[str, Tensor] = {}
-        if settings.cache_images:
+        self.images = images
+        if images is None and settings.cache == "disk":
+            raise FadepthError(
+                "'data.cache' is disk but no cache of images was given: make it with 'fadepth data "
+                "cache', or set 'data.cache' to memory or off"
+            )
+        if images is not None and images.size != (settings.height, settings.width):
+            raise FadepthError(
+                f"{images.path} holds images of {images.size[0]}x{images.size[1]} but the settings "
+                f"say {settings.height}x{settings.width}: make the cache of that size"
+            )
+        self._memory: dict[str, Tensor] = {}
+        if settings.cache == "memory":
             paths = sorted({path for frame in self.frames for path in self._paths(frame)})
-            self._cache = {path: self._load(path) for path in paths}
+            self._memory = {path: self._load(path) for path in paths}
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -72,6 +95,7 @@ class TrainingFrames(Dataset[dict[str, Tensor]]):
         jitter = draw_jitter(self.settings.jitter, rng)
 
         images = torch.stack([self._image(path) for path in self._paths(frame)]).float() / 255
+        assert frame.intrinsics is not None, "training frames have a camera"
         matrix = scale_intrinsics(frame.intrinsics, (frame.height, frame.width), size)
         if flipped:
             images = images.flip(-1)
@@ -102,10 +126,12 @@ class TrainingFrames(Dataset[dict[str, Tensor]]):
             ) from None
 
     def _image(self, path: str) -> Tensor:
-        cached = self._cache.get(path)
-        return self._load(path) if cached is None else cached
+        kept = self._memory.get(path)
+        return self._load(path) if kept is None else kept
 
     def _load(self, path: str) -> Tensor:
+        if self.images is not None:
+            return torch.from_numpy(self.images[path])
         image = read_image(self.root / path)
         return torch.from_numpy(resize_image(image, self.settings.height, self.settings.width))
 
@@ -159,3 +185,62 @@ class EpochBatches:
                 rng = np.random.default_rng(np.random.SeedSequence(entropy))
                 order = rng.permutation(self.n).tolist()
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+class TrainingBatches:
+    """Keys (epoch, index) of all batches of a training from `first_step` on, epoch after epoch.
+
+    One loader for all of them keeps its processes, and loads ahead across the end of an epoch.
+
+    Args:
+        n: number of samples.
+        batch_size: samples per batch.
+        seed: of the run.
+        epochs: number of epochs.
+        steps_per_epoch: batches of each.
+        first_step: number of batches that were done earlier.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, epochs: int, steps_per_epoch: int,
+        first_step: int = 0,
+    ) -> None:  # fmt: skip
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.epochs, self.steps_per_epoch, self.first_step = epochs, steps_per_epoch, first_step
+
+    def __len__(self) -> int:
+        return max(0, self.epochs * self.steps_per_epoch - self.first_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        begun, done = divmod(self.first_step, self.steps_per_epoch)
+        for epoch in range(begun, self.epochs):
+            order = EpochBatches(self.n, self.batch_size, self.seed, epoch, self.steps_per_epoch)
+            for batch in islice(order, done if epoch == begun else 0, None):
+                yield [(epoch, index) for index in batch]
+
+
+def load_batches(
+    frames: TrainingFrames,
+    keys: Iterable[list[tuple[int, int]]],
+    workers: int = 0,
+    *,
+    pin_memory: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """The batches that `keys` asks for, in that order, by `workers` loading processes (0: none).
+
+    Raises:
+        FadepthError: an image is absent or damaged, whichever process met it.
+    """
+    loader = DataLoader(
+        frames,
+        batch_sampler=keys,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+    )
+    try:
+        yield from loader
+    except FadepthError as error:
+        # A loading process puts its traceback before the sentence.
+        raise FadepthError(str(error).rsplit("FadepthError: ", 1)[-1].strip()) from None

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from fadepth.config import Config
 from fadepth.data import synthetic
 from fadepth.data.ddad import DdadFrame, DdadScene, T_target_to_source, read_point_cloud
 from fadepth.data.kitti import (
@@ -41,8 +40,7 @@ from fadepth.geometry import disparity_to_depth, inverse_warp
 from fadepth.losses.cbw import compare, directed_pairs
 from fadepth.losses.masks import automask, ego_vehicle
 from fadepth.losses.photometric import Views, identity_error
-from fadepth.models.posenet import PoseNet
-from fadepth.training import load_depth_network, source_poses
+from fadepth.training import load_depth_network, load_pose_network, source_poses
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -368,14 +366,6 @@ def predicted(source: Source, model: Path) -> Source:
 
     told = f"depth and motion: run {model.parent.name} (scale {config.scale}, {config.data.name})."
     return replace(source, provenance=told, frames=[of_run(frame) for frame in source.frames])
-
-
-def load_pose_network(model: Path, config: Config) -> torch.nn.Module:
-    """The trained pose network of a `model.pt` that `load_depth_network` has read."""
-    content = torch.load(model, map_location="cpu", weights_only=True)
-    network = PoseNet(config.pose.width, config.pose.downscale)
-    network.load_state_dict(content["pose"])
-    return network.eval()
 
 
 # Drawing

@@ -1,5 +1,8 @@
 """Training samples: determinism, one draw per sample, the flip's geometry, order of an epoch."""
 
+import hashlib
+import os
+import pickle
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,8 +15,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from fadepth.config import DataSettings, JitterSettings
-from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
-from fadepth.data.manifest import Frame
+from fadepth.data.cache import CacheKey, checked_cache
+from fadepth.data.dataset import (
+    EpochBatches,
+    TrainingBatches,
+    TrainingFrames,
+    collate,
+    load_batches,
+)
+from fadepth.data.manifest import Frame, Manifest
 from fadepth.errors import FadepthError
 
 NATIVE = (60, 100)
@@ -127,31 +137,80 @@ def test_samples_depend_on_seed_epoch_and_index_alone(frames) -> None:
     assert not torch.equal(first, dataset(frames, seed=2, **JITTERED)[0, 0]["target_input"])
 
 
-def test_cache_and_worker_processes_change_nothing(frames) -> None:
-    keys = [[(0, 3), (0, 1)], [(0, 2), (0, 0)]]
-    plain = [collate([dataset(frames)[key] for key in batch]) for batch in keys]
-    cached = dataset(frames, cache_images=True)
-    for workers in (0, 2):
-        loader = DataLoader(cached, batch_sampler=keys, num_workers=workers, collate_fn=collate)
-        assert all(equal(a, b) for a, b in zip(loader, plain, strict=True))
+@pytest.fixture
+def on_disk(frames, tmp_path: Path) -> TrainingFrames:
+    """The data set with its images in a cache on disk."""
+    root, targets = frames
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in root.glob("*.png")}
+    manifest = Manifest("six", str(root), {"train": targets, "val": [], "test": []}, files)
+    key = CacheKey.of(manifest, settings())
+    images = checked_cache(tmp_path / "manifest.jsonl", key, root)
+    return TrainingFrames(targets, root, settings(cache="disk"), 1, images)
+
+
+KEYS = [[(0, 3), (0, 1)], [(0, 2), (0, 0)], [(1, 1), (1, 2)]]
+
+
+def test_cache_and_worker_processes_change_nothing(frames, on_disk: TrainingFrames) -> None:
+    plain = [collate([dataset(frames)[key] for key in batch]) for batch in KEYS]
+    for cached in (dataset(frames), dataset(frames, cache="memory"), on_disk):
+        for workers in (0, 2):
+            batches = list(load_batches(cached, KEYS, workers))
+            assert all(equal(a, b) for a, b in zip(batches, plain, strict=True))
     assert plain[0]["index"].tolist() == [3, 1]
     assert plain[0]["sources"].shape == (2, 2, 3, 48, 80)
     assert plain[0]["intrinsics"].shape == (2, 3, 3)
     assert plain[0]["flipped"].dtype == torch.bool
 
 
+def test_spawned_processes_map_the_cache_themselves(frames, on_disk: TrainingFrames) -> None:
+    """Also where the map is open when they start; the pickled data set holds no image."""
+    plain = [collate([dataset(frames)[key] for key in batch]) for batch in KEYS]
+    assert torch.equal(on_disk.clean(0), dataset(frames).clean(0))
+    assert len(pickle.dumps(on_disk)) < 3 * 48 * 80
+    loader = DataLoader(
+        on_disk, batch_sampler=KEYS, num_workers=1, collate_fn=collate,
+        multiprocessing_context="spawn",
+    )  # fmt: skip
+    assert all(equal(a, b) for a, b in zip(loader, plain, strict=True))
+
+
+def test_a_cache_on_disk_has_to_be_given_and_to_fit(frames, on_disk: TrainingFrames) -> None:
+    with pytest.raises(FadepthError, match="no cache of images was given"):
+        dataset(frames, cache="disk")
+    root, targets = frames
+    other = DataSettings(height=64, width=80)
+    with pytest.raises(FadepthError, match=r"holds images of 48x80 but the settings say 64x80"):
+        TrainingFrames(targets, root, other, 1, on_disk.images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_one_sentence_whichever_process_met_it(
+    workers: int, frames, tmp_path: Path
+) -> None:
+    root, targets = frames
+    for file in root.glob("*.png"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "2.png").write_bytes((root / "2.png").read_bytes()[:500])
+    data = TrainingFrames(targets, tmp_path, settings(), seed=1)
+    with pytest.raises(FadepthError) as told:
+        list(load_batches(data, KEYS, workers))
+    path = tmp_path / "2.png"
+    assert str(told.value) == f"image {path} is damaged: restore it from the archive"
+
+
 def test_cached_images_are_read_once(frames, tmp_path: Path) -> None:
     root, targets = frames
     for file in root.glob("*.png"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    data = TrainingFrames(targets, tmp_path, settings(cache_images=True), seed=1)
+    data = TrainingFrames(targets, tmp_path, settings(cache="memory"), seed=1)
     for file in tmp_path.glob("*.png"):
         file.unlink()
     assert equal(data[0, 0], dataset(frames)[0, 0])
 
 
 def test_flips_and_jitter_come_at_their_rates(frames) -> None:
-    data = dataset(frames, cache_images=True)
+    data = dataset(frames, cache="memory")
     items = [data[epoch, index] for epoch in range(100) for index in range(4)]
     flips = np.mean([bool(item["flipped"]) for item in items])
     jitters = np.mean([not torch.equal(i["target"], i["target_input"]) for i in items])
@@ -201,3 +260,32 @@ def test_more_steps_than_one_pass_go_on_with_another_permutation() -> None:
 def test_too_few_frames_for_a_batch() -> None:
     with pytest.raises(FadepthError, match=r"3 training frames do not fill a batch of 4"):
         EpochBatches(3, 4, seed=0, epoch=0)
+
+
+@pytest.mark.parametrize("steps", [3, 5])  # fewer than one pass over ten samples, and more
+def test_all_epochs_in_one_go_from_any_step(steps: int) -> None:
+    expected = [
+        [(epoch, index) for index in batch]
+        for epoch in range(4)
+        for batch in EpochBatches(10, 3, seed=2, epoch=epoch, steps=steps)
+    ]
+    for first in range(4 * steps + 1):
+        batches = TrainingBatches(10, 3, 2, epochs=4, steps_per_epoch=steps, first_step=first)
+        assert list(batches) == expected[first:]
+        assert len(batches) == len(expected) - first
+
+
+def test_loading_processes_live_through_all_epochs(frames, monkeypatch) -> None:
+    """One process a worker, not one an epoch: the number of processes that make items."""
+    whole = TrainingFrames.__getitem__
+
+    def with_process(self: TrainingFrames, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return whole(self, key) | {"process": torch.tensor(os.getpid())}
+
+    monkeypatch.setattr(TrainingFrames, "__getitem__", with_process)
+    keys = TrainingBatches(4, 2, 1, epochs=5, steps_per_epoch=2)
+    batches = list(load_batches(dataset(frames), keys, workers=2))
+    processes = {number for batch in batches for number in batch["process"].tolist()}
+    assert len(batches) == 10
+    assert len(processes) == 2
+    assert os.getpid() not in processes

@@ -18,8 +18,8 @@ sys.path.insert(0, workflow.basedir)
 from fadepth.cli import load_preset
 from fadepth.data.prepare import benchmark_identity
 from fadepth.errors import FadepthError
-from fadepth.fingerprint import digest
-from fadepth.study import resolve_all
+from fadepth.fingerprint import code_fingerprint, digest
+from fadepth.study import ODOMETRY_CODE, resolve_all
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
@@ -73,6 +73,7 @@ wildcard_constraints:
     study=r"[a-z0-9_]+",
     benchmark=r"[a-z0-9_]+",
     place=r"[0-9a-f]{6}",
+    sequence=r"[0-9]{2}",
 
 
 def run_of(run_id):

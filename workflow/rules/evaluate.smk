@@ -3,7 +3,8 @@
 REQUIRED INPUTS: the data's manifest; a network's model.pt.
 OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png);
     runs/<id>/robustness.json, runs/<id>/robustness_per_image.csv;
-    runs/<id>/benchmarks/<name>/metrics.json, per_image.csv (and panels/*.png)
+    runs/<id>/benchmarks/<name>/metrics.json, per_image.csv (and panels/*.png);
+    runs/<id>/odometry/<sequence>/metrics.json, per_snippet.csv, trajectory.txt, trajectory.png
 """
 
 
@@ -99,4 +100,36 @@ rule benchmarks:
             "runs/{run}/benchmarks/{benchmark}/metrics.json",
             run=[run.id for run in RUNS.values() if run.kind != "baseline"],
             benchmark=CONFIG.benchmarks,
+        ),
+
+
+rule evaluate_odometry:
+    """Chain one run's predicted motions over a sequence of KITTI odometry, and compare."""
+    input:
+        trained_on=MANIFEST,
+        model="runs/{network}/model.pt",
+    output:
+        metrics="runs/{network}/odometry/{sequence}/metrics.json",
+        per_snippet="runs/{network}/odometry/{sequence}/per_snippet.csv",
+        trajectory="runs/{network}/odometry/{sequence}/trajectory.txt",
+        figure="runs/{network}/odometry/{sequence}/trajectory.png",
+    log:
+        "logs/evaluate_odometry/{sequence}/{network}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        code=code_fingerprint(ODOMETRY_CODE),
+    shell:
+        "{FADEPTH} odometry {wildcards.network} {wildcards.sequence}"
+        " --trained-on {input.trained_on:q} {FLAGS} --threads {threads} --log {log:q}"
+
+
+rule odometry:
+    """Every trained network on every sequence of the preset."""
+    input:
+        expand(
+            "runs/{run}/odometry/{sequence}/metrics.json",
+            run=[run.id for run in RUNS.values() if run.kind != "baseline"],
+            sequence=CONFIG.odometry.sequences,
         ),

@@ -43,6 +43,25 @@ rule draw_masks:
         "{FADEPTH} masks {wildcards.pictured} --output {output.figure:q} {params.run} --log {log:q}"
 
 
+rule draw_lidar:
+    """Draw ground truth over a few frames of one data set: does it lie on what it has hit?"""
+    output:
+        figure="reports/figures/lidar_{pictured}.png",
+    log:
+        "logs/draw_lidar/{pictured}.log",
+    params:
+        code=lambda wildcards: code_fingerprint(
+            (
+                "report/lidar_figure.py",
+                "data/kitti.py",
+                "data/ddad.py",
+                "data/synthetic.py",
+            )
+        ),
+    shell:
+        "{FADEPTH} lidar {wildcards.pictured} --output {output.figure:q} --log {log:q}"
+
+
 rule draw_method_figures:
     """Draw the figures of docs/method.md, from the networks and losses themselves."""
     output:

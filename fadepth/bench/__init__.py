@@ -1,0 +1,1 @@
+"""How fast parts of a training are on this machine."""

@@ -1,0 +1,136 @@
+"""`fadepth bench ...`: how fast parts of a training are on this machine."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fadepth.cli.common import Override, Presets, Threads, load_preset, log, set_up_logging
+from fadepth.errors import FadepthError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fadepth.bench.loader import LoaderReport, Speed
+    from fadepth.config import Config
+
+app = typer.Typer(no_args_is_help=True, help="Measure how fast parts of a training are.")
+
+
+@app.callback()
+def bench() -> None:
+    """Measure how fast parts of a training are."""
+
+
+@app.command()
+def loader(
+    preset: Presets = None,
+    override: Override = "{}",
+    manifest: Annotated[
+        Path | None, typer.Option(help="default: the workflow's, or a temporary one")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(help="numbers of loading processes to try, with commas")
+    ] = "0,1,2",
+    rounds: Annotated[int, typer.Option(min=1, help="turns of every way")] = 5,
+    frames: Annotated[int, typer.Option(min=1, help="at most so many training frames")] = 256,
+    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Compare the loader's images a second with those of the training loop, for every cache."""
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from fadepth.bench.loader import Budget, measure_loader
+    from fadepth.config import parse_config
+    from fadepth.data.manifest import Manifest
+    from fadepth.execution.data import data_root
+    from fadepth.execution.train import set_threads
+    from fadepth.files import write_atomic
+
+    set_up_logging("bench loader", None)
+    set_threads(threads)
+    numbers = _numbers(workers)
+    config = parse_config(*load_preset(preset, override))
+    with TemporaryDirectory(prefix="fadepth-bench-") as scratch:
+        path = manifest or _manifest_of(config, Path(scratch), threads)
+        report = measure_loader(
+            config, Manifest.read(path), data_root(config.data), workers=numbers,
+            budget=Budget(rounds=rounds, frames=frames),
+        )  # fmt: skip
+    for line in _heading(report):
+        typer.echo(line)
+    for table in (_loading_table(report), _training_table(report)):
+        Console().print(table)
+    if output:
+        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
+        log.warning("written: %s", output)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
+        raise FadepthError(f"--workers is '{text}': write distinct numbers such as 0,1,2")
+    return numbers
+
+
+def _manifest_of(config: "Config", scratch: Path, threads: int) -> Path:
+    """The workflow's manifest where there is one, else a new one in `scratch`."""
+    from fadepth.data.prepare import data_identity
+    from fadepth.execution.data import prepare_data_of
+
+    identity = data_identity(config.data, Path.cwd())
+    path = Path("data") / f"{config.data.name}-{identity}" / "manifest.jsonl"
+    if not path.exists():
+        path = scratch / "manifest.jsonl"
+        prepare_data_of(config, path, threads)
+    return path
+
+
+def _heading(report: "LoaderReport") -> list[str]:
+    task, machine = report.task, report.machine
+    height, width = task["size"]
+    return [
+        f"{machine['processor']} · {machine['cores']} cores · {machine['device']} · "
+        f"{machine['torch_threads']} torch thread(s) · Python {machine['python']} · "
+        f"torch {machine['torch']} · numpy {machine['numpy']} · Pillow {machine['pillow']}",
+        f"{task['data']}: {task['frames']} frames · {height}x{width} · batches of "
+        f"{task['batch_size']} samples of {task['images_per_sample']} images · median "
+        f"(smallest to largest) of {task['rounds']} rounds in turns",
+        "An image is one that is decoded or read from a cache, and batched; files are in the "
+        "page cache.",
+    ]
+
+
+def _speed(speed: "Speed") -> str:
+    return f"{speed.median:.0f} ({speed.smallest:.0f} to {speed.largest:.0f})"
+
+
+def _loading_table(report: "LoaderReport") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="loader alone")
+    for column in ("cache", "workers", "images/s", "loader / training"):
+        table.add_column(column, justify="left" if column == "cache" else "right")
+    for way in report.loading:
+        table.add_row(way.cache, str(way.workers), _speed(way.speed), f"{way.ratio:.1f}")
+    return table
+
+
+def _training_table(report: "LoaderReport") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="training steps of the student")
+    for column in ("batches", "workers", "images/s", "of a training that never waits"):
+        table.add_column(column, justify="left" if column == "batches" else "right")
+    for step in report.training:
+        name = "one, repeated" if step.cache is None else f"cache: {step.cache}"
+        count = "-" if step.cache is None else str(step.workers)
+        share = step.speed.median / report.repeated.median
+        table.add_row(name, count, _speed(step.speed), f"{share:.0%}")
+    return table

@@ -1,0 +1,139 @@
+"""What the rules of workflow/rules/data.smk do: manifests, the cache of images, ego masks."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from fadepth.config import BenchmarkSettings, Config, DataSettings, expand
+from fadepth.data.cache import CacheKey, ImageCache, checked_cache
+from fadepth.data.kitti import read_image, resize_image
+from fadepth.data.manifest import Frame, Manifest
+from fadepth.data.prepare import data_identity, prepare_benchmark, prepare_data
+from fadepth.errors import FadepthError
+from fadepth.files import atomic_path
+from fadepth.losses.masks import ego_vehicle
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+#: Frames of each camera, spread evenly, from which `ego_vehicle` is estimated [derived].
+EGO_FRAMES = 64
+
+
+def data_root(settings: DataSettings) -> Path:
+    """Folder of the raw data; a synthetic data set has one of its own for each identity."""
+    root = Path.cwd() / expand(settings.root)
+    return root / data_identity(settings, Path.cwd()) if settings.source == "synthetic" else root
+
+
+def prepare_data_of(config: Config, output: Path, threads: int) -> None:
+    """Rule `prepare_data`: render or check the data, and write the manifest."""
+    settings = config.data
+    if settings.source == "synthetic":
+        settings = settings.model_copy(update={"root": str(data_root(settings))})
+
+    def tell(done: int, total: int) -> None:
+        log.info("%s: %d of %d", "scenes and files" if done < total else "done", done, total)
+
+    manifest = prepare_data(settings, output, base=Path.cwd(), workers=threads, progress=tell)
+    counts = ", ".join(f"{len(frames)} {split}" for split, frames in manifest.splits.items())
+    log.info("%s frames listed in %s", counts, output)
+
+
+def cache_images_of(
+    config: Config, manifest_path: Path, workers: int, size: tuple[int, int] | None = None
+) -> Path:
+    """Rule `cache_images`: every training image, decoded and resized, in one file.
+
+    Args:
+        config: settings of the preset.
+        manifest_path: of the data; the cache lies beside it.
+        workers: threads.
+        size: height and width, pixels, where they are not the preset's (a study may vary them).
+    """
+    settings = config.data
+    if size:
+        settings = settings.model_copy(update={"height": size[0], "width": size[1]})
+    key = CacheKey.of(Manifest.read(manifest_path), settings)
+    cache = checked_cache(manifest_path, key, data_root(settings), workers)
+    log.warning("%d images of %dx%d in %s", key.shape[0], *cache.size, cache.path)
+    return cache.path
+
+
+def images_for(
+    settings: DataSettings, manifest: Manifest, manifest_path: Path, workers: int
+) -> ImageCache | None:
+    """The cache on disk for a training with `data.cache: disk`, mended if need be; else None."""
+    if settings.cache != "disk":
+        return None
+    key = CacheKey.of(manifest, settings)
+    return checked_cache(manifest_path, key, data_root(settings), workers)
+
+
+def prepare_benchmark_of(config: Config, name: str, output: Path, threads: int) -> None:
+    """Rule `prepare_benchmark`: check the frames of a benchmark, and write their manifest."""
+    settings = find_benchmark(config, name)
+    tell = tell_progress("file")
+    manifest = prepare_benchmark(
+        name, settings, output, base=Path.cwd(), workers=threads, progress=tell
+    )
+    log.warning("%d frames listed in %s", len(manifest.splits["test"]), output)
+
+
+def find_benchmark(config: Config, name: str) -> BenchmarkSettings:
+    """The benchmark of that name in the preset.
+
+    Raises:
+        FadepthError: the preset has none; those that there are are listed.
+    """
+    if name not in config.benchmarks:
+        known = ", ".join(config.benchmarks) or "none"
+        raise FadepthError(
+            f"the preset has no benchmark '{name}' (there are: {known}): describe it in "
+            "'benchmarks' of the preset"
+        )
+    return config.benchmarks[name]
+
+
+def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> None:
+    """`fadepth data ego-mask`: one image for each camera, black where it sees its own vehicle.
+
+    Beside each, a picture of the last frame with the vehicle in colour: an estimate is to be looked
+    at before it is used.
+    """
+    manifest, root = Manifest.read(manifest_path), data_root(config.data)
+    size = config.data.height, config.data.width
+    frames = manifest.splits["train"]
+    for camera in sorted({frame.side for frame in frames}):
+        chosen = evenly_spread([frame for frame in frames if frame.side == camera], EGO_FRAMES)
+        images = np.stack([resize_image(read_image(root / f.image), *size) for f in chosen])
+        images = images.transpose(0, 2, 3, 1)
+        vehicle = ego_vehicle(images.astype(np.float32) / 255)
+        seen = images[-1].copy()
+        seen[vehicle] = seen[vehicle] // 2 + np.array([115, 0, 60], dtype=np.uint8)
+        for name, picture in ((camera, np.where(vehicle, 0, 255)), (f"{camera}_seen", seen)):
+            with atomic_path(output / f"{name}.png") as temporary:
+                Image.fromarray(picture.astype(np.uint8)).save(temporary)
+        log.warning(
+            "%s: %.1f %% of the image is the vehicle, by %d frames; look at %s, then set "
+            "'loss.ego_mask' to %s",
+            camera, 100 * vehicle.mean(), len(chosen), output / f"{camera}_seen.png",
+            output / "{camera}.png",
+        )  # fmt: skip
+
+
+def evenly_spread(frames: list[Frame], count: int) -> list[Frame]:
+    """`count` of the frames, spread evenly: the same for every run."""
+    positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    return [frames[position] for position in positions]
+
+
+def tell_progress(what: str) -> Callable[[int, int], None]:
+    """A line in the log for each of them; the terminal shows one now and then."""
+    return lambda done, total: log.info("%s %d of %d", what, done, total)
