@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli import bench, data
+from fadepth.cli import bench, data, figures_lidar
 from fadepth.cli.common import (
     RUNS,
     STORE,
@@ -49,6 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.command()(figures_lidar.lidar)
 
 #: A disk that is full or may not be written to.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fadepth.cli import data_prepare
+from fadepth.cli import data_check, data_prepare
 from fadepth.cli.common import (
     Override,
     Presets,
@@ -16,6 +16,7 @@ from fadepth.cli.common import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="Check, fetch, convert and list data.")
+app.command()(data_check.check)
 app.command()(data_prepare.prepare)
 app.command()(data_prepare.fetch_splits)
 

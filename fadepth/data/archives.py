@@ -57,10 +57,7 @@ def _archive(url: str, folder: Path, note: str = "") -> Archive:
 
 
 def kitti_drive(root: Path, drive: str) -> Archive | None:
-    """Images and scans of a drive, `<date>/<drive>_sync`; None if KITTI names no drive like that.
-
-    It has all four cameras, the lidar and the GPS; there is no smaller one.
-    """
+    """Images and scans of `<date>/<drive>_sync`; None if KITTI names no drive like that."""
     match = _DRIVE.fullmatch(drive)
     if match is None:
         return None
@@ -87,8 +84,8 @@ def merge_command(root: Path) -> str:
     """A line for bash that moves the unpacked improved ground truth to where the readers look."""
     target = f'{shlex.quote(str(root.resolve()))}/"${{n:0:10}}/$n"'
     return (
-        'for d in {train,val}/*_sync; do n="${d##*/}"; '
-        f'mkdir -p {target} && mv -n "$d/proj_depth" {target}/; done'
+        'for d in {train,val}/*_sync; do n="${d##*/}"; [ ! -d "$d/proj_depth" ] || '
+        f'{{ mkdir -p {target} && mv -n "$d/proj_depth" {target}/; }}; done'
     )
 
 

@@ -3,7 +3,7 @@
     Test134/img-<name>.jpg                     portrait, 1704 wide and 2272 high
     Gridlaserdata/depth_sph_corr-<name>.mat    `Position3DGrid` (55, 305, 4), Matlab 5 format
 
-The folders are those of the archives Test134.tar.gz and Gridlaserdata.tar.gz of
+The folders are those of the archives Test134.tar.gz and Test134Depth.tar.gz of
 http://make3d.cs.cornell.edu/data.html; the other names that are accepted are in `IMAGE_FOLDERS`
 and `DEPTH_FOLDERS`. The data set's read-me counts the channels of the grid: vertical, horizontal,
 projective depth z, and depth d, all in metres. Evaluations take d, `[:, :, 3]`, the distance along
@@ -76,7 +76,7 @@ DAMAGED_MAT = (
 )
 
 _IMAGES_REMEDY = "unpack Test134.tar.gz of Make3D again"
-_DEPTH_REMEDY = "unpack Gridlaserdata.tar.gz of Make3D again"
+_DEPTH_REMEDY = "unpack Test134Depth.tar.gz of Make3D again"
 
 
 @dataclass(frozen=True)

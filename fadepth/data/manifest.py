@@ -62,7 +62,8 @@ class Frame:
         return FrameId(self.drive, self.frame, self.side)
 
     def __str__(self) -> str:
-        return f"{self.drive} {self.frame:010d} {self.side}"
+        single = self.depth_file is not None  # Make3D and Cityscapes have no drives
+        return self.drive if single else f"{self.drive} {self.frame:010d} {self.side}"
 
 
 @dataclass(frozen=True)

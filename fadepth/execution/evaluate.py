@@ -291,7 +291,7 @@ def evaluate_odometry(run: Run, name: str, runs: Path, trained_on: Path, threads
     with atomic_path(folder / "trajectory.txt") as temporary:
         np.savetxt(temporary, poses[:, :3].reshape(len(poses), 12), fmt="%.9e")
     draw_trajectory(folder / "trajectory.png", sequence, poses, run.label)
-    content = {
+    content: dict[str, Any] = {
         "run_id": run.id,
         "sequence": name,
         "images": len(sequence.images),

@@ -51,9 +51,8 @@ OCCLUSION = (
     "points show through them."
 )
 SCENE_01 = (
-    "In scene_01, CAMERA_06, points on the right car (B) lie some 40 pixels above it, those on the "
-    "left one (A) do not: one projection cannot do both, so scan and calibration of that sample "
-    "disagree; in scene_02 they agree."
+    "In scene_01, CAMERA_06, points on the right car (B) lie some 40 pixels above it, while those "
+    "on the left one (A) look right; why is not known. scene_02, read by the same code, fits."
 )
 
 

@@ -21,9 +21,12 @@ DRIVE = f"{DAY}/{DAY}_drive_0001_sync"
 #: 0.35 MB and its ground truth 0.47 MB, so keeping either of all frames would take 100 MB or more.
 LIMIT = 20.0, 0.15
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc"
+    ),
+]
 
 # `ru_maxrss` would not do: a new process starts from the peak of the one that has started it.
 MEASURE = """

@@ -119,10 +119,10 @@ def improved_truth(root: Path, drive: str, number: int) -> Map:
         return np.array(image, dtype=float) / 256
 
 
-def half_pixel_resize(values: Map, height: int, width: int) -> Map:
+def half_pixel_resize(values: NDArray[np.floating], height: int, width: int) -> Map:
     """Bilinear; the centre of output pixel i lies at (i + 0.5) * old / new - 0.5 of the input."""
 
-    def along_rows(old: Map, new: int) -> Map:
+    def along_rows(old: NDArray[np.floating], new: int) -> Map:
         result = np.empty((new, old.shape[1]))
         for i in range(new):
             place = min(max((i + 0.5) * len(old) / new - 0.5, 0.0), len(old) - 1.0)
@@ -143,7 +143,7 @@ def garg(height: int, width: int) -> NDArray[np.bool_]:
     return inside
 
 
-def second_metrics(truth: Map, disparity: Map, cropped: bool) -> dict[str, float]:
+def second_metrics(truth: Map, disparity: NDArray[np.floating], cropped: bool) -> dict[str, float]:
     """The seven metrics of one image, after scaling by medians and clamping to [1e-3, 80]."""
     height, width = truth.shape
     counts = truth > 0
@@ -305,7 +305,7 @@ def test_improved_truth_is_read_from_its_16_bit_files(kitti: Kitti) -> None:
 
 
 def test_raw_and_improved_agree_on_shared_pixels(kitti: Kitti) -> None:
-    """To about 0.6 % along the camera's axis; forward x is as much more as the scanner is behind."""
+    """To about 0.6 % along the camera's axis; forward x starts from the scanner, behind it."""
     frame = kitti.improved[0]
     improved = improved_truth(kitti.root, DRIVE, frame.frame)
     relative, signed = {}, {}

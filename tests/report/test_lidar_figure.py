@@ -158,6 +158,7 @@ def ddad_scores(frame: DdadFrame) -> NDArray[np.float64]:
 
 
 def test_ddad_calibration_and_poses_put_reflectance_on_brightness(test_data: Path) -> None:
+    """All cameras of scene_02 together; scene_01 is left out, as its scan and images disagree."""
     path = next((test_data / "ddad_mini" / "scene_02").glob("scene_*.json"))
     scene = DdadScene(path)
     frames = [frame for camera in scene.cameras for frame in scene.frames(camera)]

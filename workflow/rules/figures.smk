@@ -1,8 +1,9 @@
-"""Figures: what the masks leave out, on street, KITTI and DDAD; the method's, for the docs.
+"""Figures: lidar and masks on street, KITTI and DDAD; the method's, for the docs.
 
 REQUIRED INPUTS: none for the street; kitti_mini/, ddad_mini/ in FADEPTH_TEST_DATA for the others;
     a run's model.pt where the file's name holds its id, in place of true depth and motion.
 OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<data>_<run id>.png;
+    reports/figures/lidar_{street,kitti,ddad}.png;
     docs/figures/*
 """
 

@@ -1,5 +1,5 @@
 """What is there of a data set, what is missing or broken, and what to do about it.
 
-`inventories` has one class per data set, which names the files that are needed; `walk` looks at
-them; `report` is what is told; `space` estimates disk and time. Nothing is written.
+One module for each data set says which files are needed (an `Inventory`); `walk` looks at them with
+`soundness`, `space` estimates disk and time, and `report` is what is told. Nothing is written.
 """

@@ -46,7 +46,8 @@ class DdadInventory:
         check_folder(root, "000000 and so on")
         self.root = root
         self.size = size
-        self._cameras = tuple(camera.lower() for camera in cameras)
+        self._cameras = cameras
+        self._wanted = {camera.lower() for camera in cameras}
         self._samples = dict.fromkeys(_SPLITS, 0)
         self._blind = dict.fromkeys(_SPLITS, 0)
         self._missing_list = scene_list is None and not (root / "ddad.json").exists()
@@ -67,7 +68,8 @@ class DdadInventory:
         path = self.root / name
         try:
             scene = DdadScene(path)
-            description = [path, *(file for file in scene.description if file != path)]
+            # Samples mostly share a calibration; it is there once for each.
+            description = list(dict.fromkeys([path, *scene.description]))
             samples = [self._sample(scene, sample) for sample in scene.samples]
             sentence = self._sentence(scene)
         except FadepthError as error:
@@ -90,7 +92,7 @@ class DdadInventory:
         group = _group(scene.path.relative_to(self.root).as_posix())
         needs = []
         for sensor, datum in sample.items():
-            if "image" in datum and sensor.lower() in self._cameras:
+            if "image" in datum and sensor.lower() in self._wanted:
                 image = datum["image"]
                 size = (int(image["height"]), int(image["width"]))
                 path = scene.folder / image["filename"]
@@ -126,6 +128,9 @@ class DdadInventory:
     def notes(self, walked: Walked) -> list[str]:
         """How the numbers compare with the published ones."""
         if self._missing_list:
+            nested = sorted(self.root.glob("*/ddad.json"))
+            if nested:
+                return [f"ddad.json lies in {nested[0].parent}: name that as --root"]
             return [
                 f"without {self.root / 'ddad.json'} nobody knows which scenes are needed; --splits "
                 "names another scene list"
@@ -144,7 +149,7 @@ class DdadInventory:
 
     def images(self) -> Images:
         """Nothing is copied; a cache holds the training images."""
-        return Images(0, self._samples["train"] * len(self._cameras), self.size)
+        return Images(0, self._samples["train"] * len(self._wanted), self.size)
 
 
 def _group(name: str) -> str:

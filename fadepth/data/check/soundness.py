@@ -108,6 +108,8 @@ _LOOKS: dict[str, Callable[[BinaryIO, int], str | None]] = {
 def decode(path: Path, kind: str, size: tuple[int, int] | None) -> str | None:
     """What is wrong with a file when all of it is read; None if nothing.
 
+    JPEG has no checksums: bytes that changed within one mostly decode to a wrong picture.
+
     Args:
         path: the file.
         kind: of `fadepth.data.check.walk`, which decides upon the reader.

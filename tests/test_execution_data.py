@@ -1,0 +1,72 @@
+"""Ego masks from frames: `fadepth data ego-mask`."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fadepth.data.manifest import Frame, Manifest
+from fadepth.errors import FadepthError
+from fadepth.execution.data import EGO_FRAMES, estimate_ego_masks, evenly_spread
+from fadepth.training import load_world_masks
+from tests.tiny import tiny_config
+
+HEIGHT, WIDTH = 64, 96
+
+
+def drive(root: Path, frames: int) -> Path:
+    """Noise that changes, over a bonnet that does not: its left camera sees more of it."""
+    rng = np.random.default_rng(0)
+    listed, files = [], {}
+    for number in range(frames):
+        for side, top in (("l", 44), ("r", 54)):
+            pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            pixels[top:] = 40
+            name = f"{side}{number}.png"
+            Image.fromarray(pixels).save(root / name)
+            files[name] = hashlib.sha256((root / name).read_bytes()).hexdigest()
+            listed.append(
+                Frame(
+                    "day/drive", number, side, name, {}, (60.0, 60.0, 47.0, 31.0), HEIGHT, WIDTH,
+                    None, None,
+                )
+            )  # fmt: skip
+    path = root / "manifest.jsonl"
+    Manifest("tiny", str(root), {"train": listed, "val": [], "test": []}, files).write(path)
+    return path
+
+
+def test_each_camera_gets_the_mask_of_its_own_view(tmp_path: Path) -> None:
+    manifest = drive(tmp_path, 12)
+    estimate_ego_masks(tiny_config(tmp_path), manifest, tmp_path / "ego")
+    for side, top in (("l", 44), ("r", 54)):
+        mask = np.asarray(Image.open(tmp_path / "ego" / f"{side}.png"))
+        assert mask.shape == (HEIGHT, WIDTH)
+        assert (mask[:top] == 255).all()
+        assert (mask[top:] == 0).all()
+        seen = Image.open(tmp_path / "ego" / f"{side}_seen.png")
+        assert seen.size == (WIDTH, HEIGHT)
+    # What was written is what a training reads.
+    config = tiny_config(tmp_path, loss__ego_mask=str(tmp_path / "ego" / "{camera}.png"))
+    worlds = load_world_masks(config, ["l", "r"])
+    assert worlds.shape == (2, 1, HEIGHT, WIDTH)
+    assert worlds[0].sum() == 44 * WIDTH
+    assert worlds[1].sum() == 54 * WIDTH
+
+
+def test_too_few_frames_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    manifest = drive(tmp_path, 3)
+    with pytest.raises(FadepthError, match="give more frames of the drive"):
+        estimate_ego_masks(tiny_config(tmp_path), manifest, tmp_path / "ego")
+    assert not (tmp_path / "ego").exists()
+
+
+def test_frames_are_spread_over_the_whole_list() -> None:
+    frames = [Frame("d", n, "l", "", {}, None, 1, 1, None, None) for n in range(1000)]
+    chosen = [frame.frame for frame in evenly_spread(frames, EGO_FRAMES)]
+    assert len(chosen) == EGO_FRAMES
+    assert chosen[0] == 0
+    assert chosen[-1] == 999
+    assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
