@@ -6,7 +6,6 @@ Heavy libraries are imported inside the commands, so that `fadepth --help` answe
 import errno
 import json
 import logging
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal

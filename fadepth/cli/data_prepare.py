@@ -44,8 +44,12 @@ def prepare(
         int | None, typer.Option(min=1, help="threads; default: all processors")
     ] = None,
     lidar: Annotated[
-        Literal["test", "all", "none"], typer.Option(help="lists whose lidar scans are taken over")
-    ] = "test",
+        Literal["needed", "test", "all", "none"],
+        typer.Option(
+            help="lidar scans to take over: of test frames, with 500 of training frames for the "
+            "baselines that are fitted to them; of test frames alone; of all; none"
+        ),
+    ] = "needed",
 ) -> None:
     """Make a slim copy of KITTI raw, images as JPEG; started again, it goes on where it was."""
     if name != "kitti":

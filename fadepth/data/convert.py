@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,10 @@ QUALITY = 92
 SUBSAMPLING = "4:2:0"
 OFFSETS = (-1, 1)
 
-LidarChoice = Literal["test", "all", "none"]
+LidarChoice = Literal["needed", "test", "all", "none"]
+#: Training frames whose scans `needed` takes, spread evenly: baselines that are fitted to ground
+#: truth read no more (`fadepth.evaluation.baselines.fit_baseline`).
+BASELINE_SCANS = 500
 Kind = Literal["convert", "jpeg", "file"]
 Outcome = Literal["converted", "taken", "kept", "failed"]
 
@@ -249,7 +252,7 @@ def prepare_kitti(
     lists: Path,
     *,
     workers: int = 1,
-    lidar: LidarChoice = "test",
+    lidar: LidarChoice = "needed",
     copy_png: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -270,8 +273,9 @@ def prepare_kitti(
         output: folder of the copy; nothing is written outside of it.
         lists: folder of train_files.txt, val_files.txt and test_files.txt.
         workers: threads.
-        lidar: whose scans to take: of the test list (all must be there), of all lists (those of
-            the test list must be), or none.
+        lidar: whose scans to take: of the test list (all must be there), and with `needed` those
+            of `BASELINE_SCANS` training frames; of all lists (those of the test list must be
+            there); or none.
         copy_png: take PNGs as they are instead of converting them.
         progress: called with (files done, files in all).
 
@@ -331,6 +335,7 @@ def _plan(
     copy_png: bool,
 ) -> _Plan:
     plan = _Plan(root, output, copy_png, {}, {}, {}, {})
+    fitted = _spread(frames["train"], BASELINE_SCANS) if lidar == "needed" else set()
     for split in SPLITS:
         for frame in frames[split]:
             key = frame.drive, frame.side
@@ -343,10 +348,17 @@ def _plan(
                 needed |= {frame.number + offset for offset in OFFSETS}
                 images |= needed
             plan.listed.setdefault(key, set()).add(frame.number)
-            if lidar == "all" or (lidar == "test" and split == "test"):
+            of_test = split == "test" and lidar != "none"
+            if lidar == "all" or of_test or frame in fitted:
                 scans = plan.scans.setdefault(frame.drive, {})
                 scans[frame.number] = scans.get(frame.number, False) or split == "test"
     return plan
+
+
+def _spread(frames: Sequence[FrameId], count: int) -> set[FrameId]:
+    """At most `count` of the frames, spread evenly."""
+    positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    return {frames[position] for position in positions}
 
 
 def _check_targets(plan: _Plan) -> None:

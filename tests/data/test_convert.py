@@ -99,7 +99,12 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_copy_holds_what_the_lists_call_for(root: Path, lists: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     done = prepare_kitti(
-        root, tmp_path / "out", lists, workers=2, progress=lambda *step: seen.append(step)
+        root,
+        tmp_path / "out",
+        lists,
+        workers=2,
+        lidar="test",
+        progress=lambda *step: seen.append(step),
     )
     files = content(tmp_path / "out")
     days = ("2011_09_26", "2011_09_28")
@@ -148,7 +153,7 @@ def test_images_are_the_jpegs_of_the_published_numbers(
 def test_real_jpegs_are_taken_over_byte_for_byte(test_data: Path, tmp_path: Path) -> None:
     source = test_data / "kitti_mini"
     tiny = source / "splits" / "tiny"
-    done = prepare_kitti(source / "kitti", tmp_path / "out", tiny, workers=2)
+    done = prepare_kitti(source / "kitti", tmp_path / "out", tiny, workers=2, lidar="test")
     files = content(tmp_path / "out")
     for path, data in files.items():
         original = tiny / Path(path).name if path.startswith("splits/") else source / "kitti" / path
@@ -160,15 +165,16 @@ def test_real_jpegs_are_taken_over_byte_for_byte(test_data: Path, tmp_path: Path
                 assert kitti.image_path(tmp_path / "out", frame, offset) is not None
             scan = kitti.velodyne_path(tmp_path / "out", frame)
             assert scan.is_file() == (split == "test")
-    again = prepare_kitti(source / "kitti", tmp_path / "out", tiny, workers=2)
+    again = prepare_kitti(source / "kitti", tmp_path / "out", tiny, workers=2, lidar="test")
     assert (again.converted, again.taken, again.kept) == (0, 0, done.taken)
     assert (again.size, again.linked) == (done.size, done.linked)
 
 
-@pytest.mark.parametrize(("lidar", "scans"), [("none", 0), ("test", 2), ("all", 6)])
+@pytest.mark.parametrize(("lidar", "scans"), [("none", 0), ("test", 2), ("needed", 5), ("all", 6)])
 def test_scans_of_the_chosen_lists(
     lidar: convert.LidarChoice, scans: int, root: Path, lists: Path, tmp_path: Path
 ) -> None:
+    # Three training frames, one of validation, two of the test.
     prepare_kitti(root, tmp_path / "out", lists, lidar=lidar)
     assert sum(path.endswith(".bin") for path in content(tmp_path / "out")) == scans
 
@@ -334,7 +340,7 @@ def test_absent_calibration_is_a_failure(root: Path, lists: Path, tmp_path: Path
         (root / day / "calib_velo_to_cam.txt").unlink()
     # Day 26 has no test scans that would need it.
     with pytest.raises(FadepthError, match=r"^1 of .*2011_09_28/calib_velo_to_cam\.txt does not"):
-        prepare_kitti(root, tmp_path / "out", lists)
+        prepare_kitti(root, tmp_path / "out", lists, lidar="test")
 
 
 # Where it is written
@@ -593,11 +599,11 @@ def test_command_tells_the_result(
         for path, data in content(tmp_path / "out").items()
         if not path.startswith("splits/")
     )
-    assert out.startswith(f"{tmp_path / 'out'} is complete: 10 images converted, 7 files taken ")
+    assert out.startswith(f"{tmp_path / 'out'} is complete: 10 images converted, 10 files taken ")
     assert f"0 kept from before; {size / 1000:.1f} kB, of which" in out
     assert err == ""
     data_prepare.prepare(root, tmp_path / "out", splits=lists)
-    assert ": 0 images converted, 0 files taken over, 17 kept from before" in capsys.readouterr()[0]
+    assert ": 0 images converted, 0 files taken over, 20 kept from before" in capsys.readouterr()[0]
 
 
 def test_other_data_sets_need_no_preparation(root: Path, tmp_path: Path) -> None:

@@ -201,9 +201,7 @@ def test_protocol_of_other_data_finds_no_ground_truth() -> None:
 def test_a_protocol_of_other_data_is_refused(source: str, protocol: str, repository: Path) -> None:
     preset = {"data": {"source": source}, "evaluation": {"protocol": protocol}}
     study = repository / "ablations" / "components.yaml"
-    with pytest.raises(
-        FadepthError, match=rf"'evaluation.protocol' in x.yaml is {protocol}"
-    ):
+    with pytest.raises(FadepthError, match=rf"'evaluation.protocol' in x.yaml is {protocol}"):
         resolve_study(study, preset, "x.yaml")
 
 
