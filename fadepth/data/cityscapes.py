@@ -84,6 +84,9 @@ def list_frames(
 ) -> list[CityscapesFrame]:
     """List the frames of a split in the order of the list file, without one sorted by name.
 
+    Without a list, an image or a disparity map that has no partner is an error: an archive was not
+    unpacked to its end, and the frame would go missing without a word.
+
     Args:
         root: the folder that holds `leftImg8bit`, `disparity` and `camera`.
         split: `train`, `val`, `test` or `train_extra`.
@@ -94,9 +97,13 @@ def list_frames(
         FadepthError: there are no images, a line of the list is not a frame, or frames lack their
             image, disparity or calibration.
     """
-    images = _find_folder(root, "leftImg8bit", split)
-    names = _names(images) if list_file is None else _read_list(list_file)
-    disparities, cameras = (_find_folder(root, kind, split) for kind in ("disparity", "camera"))
+    images, disparities, cameras = (
+        _find_folder(root, kind, split) for kind in ("leftImg8bit", "disparity", "camera")
+    )
+    if list_file is None:
+        names = sorted(_image_names(images) | _names(disparities, "_disparity.png"))
+    else:
+        names = _read_list(list_file)
     frames = []
     for name in names:
         city = name.split("_")[0]
@@ -129,22 +136,27 @@ def _find_folder(root: Path, kind: str, split: str) -> Path:
     return own if own.is_dir() and not plain.is_dir() else plain
 
 
-def _names(images: Path) -> list[str]:
-    """Return the names of the images, sorted; other files are passed over."""
-    suffix = "_leftImg8bit.png"
-    names = []
-    for path in images.glob(f"*/*{suffix}"):
+def _names(folder: Path, suffix: str) -> set[str]:
+    """Return the names of the frames in a split's folder; other files are passed over."""
+    names = set()
+    for path in folder.glob(f"*/*{suffix}"):
         name = path.name.removesuffix(suffix)
         match = _NAME.fullmatch(name)
         if match and match["city"] == path.parent.name:
-            names.append(name)
+            names.add(name)
+    return names
+
+
+def _image_names(images: Path) -> set[str]:
+    suffix = "_leftImg8bit.png"
+    names = _names(images, suffix)
     if not names:
         raise FadepthError(
             f"no <city>/<city>_<seq>_<frame>{suffix} in {images}: unpack "
             f"{_archive('leftImg8bit', images.name)}.zip of Cityscapes and name the folder "
             "that holds leftImg8bit"
         )
-    return sorted(names)
+    return names
 
 
 def _read_list(path: Path) -> list[str]:
@@ -174,6 +186,10 @@ def read_camera(path: Path) -> CityscapesCamera:
         raise FadepthError(f"camera file {path} does not exist: {remedy}") from None
     except ValueError:  # no JSON, no text
         raise FadepthError(f"camera file {path} is not readable JSON: {remedy}") from None
+    except OSError as error:
+        raise FadepthError(
+            f"camera file {path} cannot be read ({error.strerror}): {remedy}"
+        ) from None
 
     def number(group: str, key: str, positive: bool = True) -> float:
         value = _entry(content, group, key)

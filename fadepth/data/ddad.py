@@ -192,7 +192,7 @@ class DdadScene:
         """
         try:
             return list(self._frames(camera))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise self._broken(error) from None
 
     def _frames(self, camera: str) -> Iterator[DdadFrame]:
@@ -215,7 +215,7 @@ class DdadScene:
                 image=self.folder / image["filename"],
                 height=int(image["height"]),
                 width=int(image["width"]),
-                intrinsics=calibrations[key][name],
+                intrinsics=self._of_camera(calibrations[key], key, name),
                 T_world_camera=pose_matrix(image["pose"]),
                 lidar=self.folder / scan["filename"] if scan else None,
                 T_world_lidar=pose_matrix(scan["pose"]) if scan else None,
@@ -255,6 +255,19 @@ class DdadScene:
                 )
         return result
 
+    def _of_camera(self, sensors: dict[str, Intrinsics], key: str, name: str) -> Intrinsics:
+        """Intrinsics of one camera, which must be usable: a lidar's zeros are not."""
+        path = self._calibration_path(key)
+        if name not in sensors:
+            raise FadepthError(f"calibration file {path} has no sensor '{name}': {_REMEDY}")
+        fx, fy, cx, cy = k = sensors[name]
+        if not (np.isfinite(k).all() and fx > 0 and fy > 0):
+            raise FadepthError(
+                f"calibration file {path} gives fx {fx:g}, fy {fy:g}, cx {cx:g} and cy {cy:g} for "
+                f"{name}, expected finite numbers and a positive focal length: {_REMEDY}"
+            )
+        return k
+
     def _broken(self, error: Exception) -> FadepthError:
         return FadepthError(
             f"scene file {self.path} is not as DGP writes it ({type(error).__name__}: {error}): "
@@ -267,7 +280,7 @@ def pose_matrix(pose: dict[str, Any]) -> Matrix:
 
     Raises:
         KeyError: a part is absent.
-        ValueError: the quaternion is not of length 1.
+        ValueError: the quaternion is not of length 1, or the translation not finite.
     """
     w, x, y, z = q = np.array([float(pose["rotation"][f"q{axis}"]) for axis in "wxyz"])
     length = float(np.linalg.norm(q))
@@ -281,6 +294,8 @@ def pose_matrix(pose: dict[str, Any]) -> Matrix:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
     result[:3, 3] = [float(pose["translation"][axis]) for axis in "xyz"]
+    if not np.isfinite(result[:3, 3]).all():
+        raise ValueError("a translation is not finite")
     return result
 
 
@@ -367,6 +382,8 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
         raise FadepthError(f"{what} {path} does not exist: {_REMEDY}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise FadepthError(f"{what} {path} is not readable JSON: {_REMEDY}") from None
+    except OSError as error:
+        raise FadepthError(f"{what} {path} cannot be read ({error.strerror}): {_REMEDY}") from None
     if not isinstance(content, dict):
         raise FadepthError(f"{what} {path} holds no JSON object: {_REMEDY}")
     return content

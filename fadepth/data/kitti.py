@@ -21,8 +21,16 @@ Intrinsics = tuple[float, float, float, float]
 CAMERAS = {"l": 2, "r": 3}
 IMAGE_SUFFIXES = (".png", ".jpg")
 
-#: What Pillow raises on damaged files, depending on the format and the place of the damage.
-DAMAGED_IMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError)
+#: What Pillow raises on damaged files, depending on the format and the place of the damage; the
+#: last one where a damaged head claims an enormous size.
+DAMAGED_IMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    Image.DecompressionBombError,
+)
 
 
 class FrameId(NamedTuple):
@@ -53,6 +61,10 @@ def read_split(path: Path) -> list[FrameId]:
         ) from None
     except UnicodeDecodeError:
         raise FadepthError(f"split list {path} is not a text file: restore it") from None
+    except OSError as error:
+        raise FadepthError(
+            f"split list {path} cannot be read ({error.strerror}): restore it"
+        ) from None
     frames = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -122,6 +134,10 @@ def calibration_values(path: Path, key: str, count: int) -> NDArray[np.float64]:
         raise FadepthError(f"calibration file {path} does not exist: {remedy}") from None
     except UnicodeDecodeError:
         raise FadepthError(f"calibration file {path} is not a text file: {remedy}") from None
+    except OSError as error:
+        raise FadepthError(
+            f"calibration file {path} cannot be read ({error.strerror}): {remedy}"
+        ) from None
     for line in lines:
         name, _, rest = line.partition(":")
         if name.strip() != key:
@@ -231,6 +247,10 @@ def read_velodyne(path: Path) -> NDArray[np.float32]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise FadepthError(f"lidar scan {path} does not exist: restore it") from None
+    except OSError as error:
+        raise FadepthError(
+            f"lidar scan {path} cannot be read ({error.strerror}): restore it"
+        ) from None
     if not content or len(content) % 16:
         raise FadepthError(
             f"lidar scan {path} has {len(content)} bytes, expected a positive multiple of 16 "

@@ -97,7 +97,8 @@ class Make3dFrame:
 def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     """List the test frames in the order of the list file, without one sorted by name.
 
-    The whole set has `TEST_FRAMES`. Any other number is accepted: a caller that reports numbers
+    Without a list, an image or a grid that has no partner is an error: an archive was not unpacked
+    to its end, and the frame would go missing without a word. The whole set has `TEST_FRAMES`. Any other number is accepted: a caller that reports numbers
     has to say how many images they are from.
 
     Args:
@@ -112,10 +113,13 @@ def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     images = _find_folder(root, IMAGE_FOLDERS, f"{IMAGE_PREFIX}*.jpg", _IMAGES_REMEDY)
     depths = _find_folder(root, DEPTH_FOLDERS, f"{DEPTH_PREFIX}*.mat", _DEPTH_REMEDY)
     if list_file is None:
-        files = sorted(path.name for path in images.glob(f"{IMAGE_PREFIX}*.jpg"))
+        names = sorted(
+            {_name(path, IMAGE_PREFIX) for path in images.glob(f"{IMAGE_PREFIX}*.jpg")}
+            | {_name(path, DEPTH_PREFIX) for path in depths.glob(f"{DEPTH_PREFIX}*.mat")}
+        )
     else:
-        files = [line for _, line in read_lines(list_file)]
-    names = [file.removeprefix(IMAGE_PREFIX).removesuffix(".jpg") for file in files]
+        lines = [line for _, line in read_lines(list_file)]
+        names = [line.removeprefix(IMAGE_PREFIX).removesuffix(".jpg") for line in lines]
     frames = [
         Make3dFrame(
             name,
@@ -127,6 +131,10 @@ def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     require_files([frame.image for frame in frames], "Make3D images", _IMAGES_REMEDY)
     require_files([frame.depth for frame in frames], "Make3D depth grids", _DEPTH_REMEDY)
     return frames
+
+
+def _name(path: Path, prefix: str) -> str:
+    return path.stem.removeprefix(prefix)
 
 
 def read_depth(path: Path) -> NDArray[np.float32]:
@@ -200,6 +208,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         raise FadepthError(f"list of frames {path} does not exist: correct its path") from None
     except UnicodeDecodeError:
         raise FadepthError(f"list of frames {path} is not a text file: restore it") from None
+    except OSError as error:
+        raise FadepthError(
+            f"list of frames {path} cannot be read ({error.strerror}): restore it"
+        ) from None
     named = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not named:
         raise FadepthError(f"list of frames {path} names no frame: restore it")

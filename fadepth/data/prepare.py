@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -19,6 +20,7 @@ from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId
 from fadepth.data.manifest import SPLITS, Frame, Manifest, short_hash
 from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
+from fadepth.files import told_when_unwritable
 
 # Identity
 
@@ -139,9 +141,10 @@ def prepare_data(
 
     Raises:
         FadepthError: the root, a list, a frame, a neighbour of a training or validation frame or
-            a calibration file is absent, or a file is damaged or of another size than its
-            calibration says.
+            a calibration file is absent, a file is damaged or of another size than its
+            calibration says, or `output` cannot be written (told before the work where possible).
     """
+    _require_writable(output)
     root = Path(os.path.abspath(base / expand(config.root)))
     splits = base / expand(config.splits)
     if config.source == "synthetic":
@@ -159,7 +162,8 @@ def prepare_data(
     frames, checks = list_frames(config, root, splits)
     files = _check_files(root, checks, workers, progress)
     manifest = Manifest(config.name, str(root), frames, files)
-    manifest.write(output)
+    with told_when_unwritable(output):
+        manifest.write(output)
     return manifest
 
 
@@ -175,8 +179,10 @@ def prepare_benchmark(
     """As `prepare_data` for frames that runs are only evaluated on: the manifest's `test`.
 
     Raises:
-        FadepthError: the root, the list or a listed frame is absent, or a file is damaged.
+        FadepthError: the root, the list or a listed frame is absent, a file is damaged, or
+            `output` cannot be written.
     """
+    _require_writable(output)
     root = Path(os.path.abspath(base / expand(settings.root)))
     where = f"'benchmarks.{name}.root'" + _variable(settings.root)
     if not root.is_dir():
@@ -200,8 +206,18 @@ def prepare_benchmark(
         raise FadepthError(f"{root} holds no frame of {settings.source}: set {where} to its folder")
     files = _check_files(root, checks, workers, progress)
     manifest = Manifest(name, str(root), {"train": [], "val": [], "test": frames}, files)
-    manifest.write(output)
+    with told_when_unwritable(output):
+        manifest.write(output)
     return manifest
+
+
+def _require_writable(output: Path) -> None:
+    """Refuse a folder that cannot be written to before hours of hashing, not after them."""
+    folder = Path(os.path.abspath(output)).parent
+    while not folder.exists():
+        folder = folder.parent
+    with told_when_unwritable(output), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _check_files(
@@ -318,7 +334,7 @@ def _list_make3d(root: Path, listed: Path | None) -> tuple[list[Frame], list[_Ch
                 height=height, width=width, velodyne=None, depth_png=None, depth_file=depth,
             )
         )  # fmt: skip
-        checks += [_Check(image, (height, width), "its head"), _Check(depth, None)]
+        checks += [_Check(image, make3d.IMAGE_SIZE, "Make3D's protocol"), _Check(depth, None)]
     return frames, checks
 
 
