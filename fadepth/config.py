@@ -76,6 +76,12 @@ class JitterSettings(Settings):
     hue: float = Field(0.1, ge=0, le=0.5, description="shift in turns of the colour circle")
 
 
+def _distinct_cameras(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or len({name.lower() for name in value}) != len(value):
+        raise ValueError("must be distinct camera names such as [CAMERA_01, CAMERA_05]")
+    return value
+
+
 class DdadSettings(Settings):
     """DDAD (`fadepth.data.ddad`); read only where `data.source: ddad`."""
 
@@ -89,9 +95,7 @@ class DdadSettings(Settings):
     @field_validator("cameras")
     @classmethod
     def _cameras_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len({name.lower() for name in value}) != len(value):
-            raise ValueError("must be distinct camera names such as [CAMERA_01, CAMERA_05]")
-        return value
+        return _distinct_cameras(value)
 
 
 class DataSettings(Settings):
@@ -348,7 +352,12 @@ class BenchmarkSettings(Settings):
     )
     protocol: str
     cameras: tuple[str, ...] = Field(("CAMERA_01",), description="of DDAD")
-    folder: str = Field("test", description="of Cityscapes: test, val or train")
+    folder: Literal["test", "val", "train"] = Field("test", description="of Cityscapes")
+
+    @field_validator("cameras")
+    @classmethod
+    def _cameras_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct_cameras(value)
 
     @model_validator(mode="after")
     def _list_is_named(self) -> "BenchmarkSettings":

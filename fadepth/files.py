@@ -64,3 +64,11 @@ def told_when_unwritable(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}): make room or choose a folder "
             "that you may write to; what was finished before is kept"
         ) from None
+
+
+def readable_bytes(count: int) -> str:
+    """A number of bytes for people, such as `6.1 GB`."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -19,9 +19,11 @@ from pydantic import Field, ValidationError, field_validator
 from fadepth.config import (
     Config,
     EvaluationSettings,
+    OdometrySettings,
     Settings,
     Source,
     ego_mask_path,
+    expand,
     identity_settings,
     load_yaml,
     merge,
@@ -299,6 +301,20 @@ class Study:
         return next((other for other in self.runs if other.kind == "teacher"), None)
 
 
+def odometry_identity(settings: OdometrySettings, sequence: str, base: Path) -> dict[str, Any]:
+    """What Snakemake watches for the evaluation of a run's poses on a sequence.
+
+    Images are not hashed; where they lie is compared.
+    """
+    roots = [expand(text) for text in (settings.root, settings.raw_root or "")]
+    poses = base / roots[0] / "poses" / f"{sequence}.txt"
+    return {
+        "roots": roots,
+        "poses": hashlib.sha256(poses.read_bytes()).hexdigest() if poses.is_file() else None,
+        "code": code_fingerprint(ODOMETRY_CODE),
+    }
+
+
 def protocol_content(name: str) -> dict[str, Any]:
     """What a protocol says that decides numbers, without title and sources."""
     return find_protocol(name).model_dump(mode="json", exclude={"title", "sources", "images"})
@@ -402,7 +418,7 @@ def resolve_study(
 
 def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
     """All runs of a study see the same frames; another data set is another preset."""
-    for name in ("name", "source", "root", "splits", "synthetic"):
+    for name in ("name", "source", "root", "splits", "synthetic", "ddad"):
         if getattr(preset.data, name) != getattr(resolved.data, name):
             raise FadepthError(
                 f"study {path} varies 'data.{name}': a study compares runs on the same frames, so "

@@ -690,12 +690,7 @@ def interruption() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
-    """The trained depth network of a `model.pt`, in evaluation mode, and its settings.
-
-    Raises:
-        FadepthError: the file is absent or damaged.
-    """
+def _read_model(path: Path) -> tuple[dict[str, Any], Config]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -704,7 +699,16 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
         raise FadepthError(
             f"{path} is not a readable model ({type(error).__name__}): delete it and train again"
         ) from None
-    config = Config.model_validate(content["config"])
+    return content, Config.model_validate(content["config"])
+
+
+def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
+    """The trained depth network of a `model.pt`, in evaluation mode, and its settings.
+
+    Raises:
+        FadepthError: the file is absent or damaged.
+    """
+    content, config = _read_model(path)
     network = build_depth_network(
         config.model_copy(
             update={"teacher": config.teacher.model_copy(update={"encoder_weights": None})}
@@ -715,9 +719,13 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
     return network.eval(), config
 
 
-def load_pose_network(path: Path, config: Config) -> nn.Module:
-    """The trained pose network of a `model.pt` that `load_depth_network` has read."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def load_pose_network(path: Path) -> tuple[nn.Module, Config]:
+    """The trained pose network of a `model.pt`, in evaluation mode, and its settings.
+
+    Raises:
+        FadepthError: the file is absent or damaged.
+    """
+    content, config = _read_model(path)
     network = PoseNet(config.pose.width, config.pose.downscale)
     network.load_state_dict(content["pose"])
-    return network.eval()
+    return network.eval(), config

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fadepth.data.manifest import Frame, Manifest
+from fadepth.data.manifest import Frame, Manifest, evenly_spread
 from fadepth.errors import FadepthError
-from fadepth.execution.data import EGO_FRAMES, estimate_ego_masks, evenly_spread
+from fadepth.execution.data import EGO_FRAMES, estimate_ego_masks
 from fadepth.training import load_world_masks
 from tests.tiny import tiny_config
 

@@ -110,8 +110,7 @@ def test_a_networks_poses_are_chained_in_the_order_of_time(
             shift = torch.tensor([[0.0, 0.0, -1.0]]).expand(len(pairs), 3)
             return torch.zeros(len(pairs), 3), shift
 
-    monkeypatch.setattr(stage, "load_depth_network", lambda path: (None, run.config))
-    monkeypatch.setattr(stage, "load_pose_network", lambda path, config: Ahead())
+    monkeypatch.setattr(stage, "load_pose_network", lambda path: (Ahead(), run.config))
     predict = stage.pose_predictor(tmp_path / "model.pt", (64, 96), torch.device("cpu"))
     poses = predict_trajectory(
         SimpleNamespace(  # type: ignore[arg-type]

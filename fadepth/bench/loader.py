@@ -29,7 +29,7 @@ from fadepth.checkpoint import Identity
 from fadepth.config import Config, merge, parse_config
 from fadepth.data.cache import CacheKey, checked_cache
 from fadepth.data.dataset import PREFETCH, TrainingBatches, TrainingFrames, load_batches
-from fadepth.data.manifest import Manifest
+from fadepth.data.manifest import Manifest, evenly_spread
 from fadepth.training import Job, Training
 
 Cache = Literal["off", "memory", "disk"]
@@ -194,8 +194,7 @@ def _processor() -> str:
 def _some_frames(manifest: Manifest, count: int) -> Manifest:
     """The manifest with at most `count` training frames, spread evenly."""
     train = manifest.splits["train"]
-    chosen = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
-    splits = {**manifest.splits, "train": [train[position] for position in chosen]}
+    splits = {**manifest.splits, "train": evenly_spread(train, count)}
     return Manifest(manifest.dataset, manifest.root, splits, manifest.files)
 
 

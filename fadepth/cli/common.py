@@ -4,6 +4,9 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,9 +129,29 @@ def parse_size(text: str) -> tuple[int, int]:
     """Height and width of `--size`.
 
     Raises:
-        FadepthError: it is not two whole numbers with an x between.
+        FadepthError: it is not two whole numbers above 0 with an x between.
     """
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not match:
         raise FadepthError(f"--size is '{text}': write height x width in pixels, such as 192x640")
     return int(match[1]), int(match[2])
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Called with (done, in all): a bar on a terminal, else a line for every twentieth."""
+    if not sys.stderr.isatty():
+        yield partial(_log_twentieths, title)
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _log_twentieths(title: str, done: int, total: int | None) -> None:
+    if total and 20 * done // total > 20 * (done - 1) // total:
+        log.info("%s: %d of %d files", title, done, total)

@@ -11,9 +11,11 @@ from fadepth.cli.common import (
     Presets,
     Threads,
     load_preset,
+    log,
     parse_size,
     set_up_logging,
 )
+from fadepth.errors import FadepthError
 
 app = typer.Typer(no_args_is_help=True, help="Check, fetch, convert and list data.")
 app.command()(data_check.check)
@@ -43,7 +45,11 @@ def manifest(
     config = parse_config(*load_preset(preset, override))
     prepare_data_of(config, output, threads)
     if config.data.cache == "disk":
-        cache_images_of(config, output, threads)
+        try:
+            cache_images_of(config, output, threads)
+        except FadepthError as error:
+            # The manifest is whole, and a training makes the cache where it is absent.
+            log.warning("no cache of images yet: %s", error)
 
 
 @app.command()

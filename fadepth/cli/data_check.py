@@ -1,16 +1,15 @@
 """`fadepth data check`: what is there, what is missing, and what to do."""
 
+import itertools
 import json
 import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fadepth.cli.common import parse_size, progress_bar
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -112,9 +111,12 @@ def check(
         from fadepth.data.check.cityscapes import CityscapesInventory
 
         inventory = CityscapesInventory(root, split or "test")
-    with _progress(f"check {name}", inventory.count) as tell:
-        threads = workers or os.cpu_count() or 1
-        report = check_data(inventory, decoded=decode, workers=threads, tell=tell)
+    with progress_bar(f"check {name}") as tell:
+        threads, done = workers or os.cpu_count() or 1, itertools.count(1)
+        report = check_data(
+            inventory, decoded=decode, workers=threads,
+            tell=lambda: tell(next(done), inventory.count),
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:
@@ -123,18 +125,6 @@ def check(
         write_urls(archives, report.archives)
     if not report.complete:
         raise typer.Exit(1)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of a text such as `192x640`.
-
-    Raises:
-        FadepthError: it is written otherwise, or one of them is 0.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise FadepthError(f"--size is '{text}', expected <height>x<width> such as 192x640")
-    return int(match[1]), int(match[2])
 
 
 def write_urls(path: Path, archives: Sequence["Archive"]) -> None:
@@ -151,19 +141,6 @@ def write_urls(path: Path, archives: Sequence["Archive"]) -> None:
     left = sum(archive.login for archive in archives)
     by_hand = f"; {left} archives need a login and have to be fetched by hand" if left else ""
     typer.echo(f"{path} has {len(urls)} URLs{by_hand}", err=True)
-
-
-@contextmanager
-def _progress(title: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, else nothing."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    console, off = Console(stderr=True), not sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=off) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
 
 
 # The report, for people
@@ -295,7 +272,7 @@ def _archives(report: "Report") -> list[str]:
 
 
 def _space(space: "Space") -> list[str]:
-    from fadepth.data.convert import readable_bytes
+    from fadepth.files import readable_bytes
 
     lines = [
         f"needed files that are there: {readable_bytes(space.used)}; "

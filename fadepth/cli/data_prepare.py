@@ -1,21 +1,13 @@
 """`fadepth data fetch-splits` and `fadepth data prepare`."""
 
-import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from fadepth.cli.common import progress_bar
 from fadepth.errors import FadepthError
-
-if TYPE_CHECKING:
-    from fadepth.data.convert import Progress
-
-log = logging.getLogger("fadepth")
 
 SPLITS = Path("data/splits")
 
@@ -24,9 +16,16 @@ def fetch_splits(
     output: Annotated[Path, typer.Option(help="folder of the lists")] = SPLITS,
 ) -> None:
     """Download KITTI's published split lists, and check each by its MD5."""
-    from fadepth.data.kitti_splits import LAYOUT, fetch
+    from fadepth.data.kitti import read_split
+    from fadepth.data.kitti_splits import LAYOUT, benchmark_index, check_benchmark_index, fetch
 
     fetched = fetch(output)
+    benchmark = output / "eigen_benchmark"
+    check_benchmark_index(
+        read_split(output / "eigen" / "test_files.txt"),
+        read_split(benchmark / "test_files.txt"),
+        benchmark_index(benchmark / "eigen_to_benchmark_ids.npy"),
+    )
     print(
         f"{output} holds {len(LAYOUT)} published lists: {len(fetched)} fetched, "
         f"{len(LAYOUT) - len(fetched)} there before"
@@ -50,6 +49,9 @@ def prepare(
             "baselines that are fitted to them; of test frames alone; of all; none"
         ),
     ] = "needed",
+    keep_png: Annotated[
+        bool, typer.Option("--keep-png", help="take PNGs as they are; five times as large")
+    ] = False,
 ) -> None:
     """Make a slim copy of KITTI raw, images as JPEG; started again, it goes on where it was."""
     if name != "kitti":
@@ -57,15 +59,17 @@ def prepare(
             f"'{name}' needs no preparation: only 'kitti' is converted, the other data sets are "
             "used as they lie"
         )
-    from fadepth.data.convert import prepare_kitti, readable_bytes
+    from fadepth.data.convert import prepare_kitti
+    from fadepth.files import readable_bytes
 
-    with _progress(f"prepare {name}") as progress:
+    with progress_bar(f"prepare {name}") as progress:
         done = prepare_kitti(
             root,
             output,
             splits,
             workers=workers or os.cpu_count() or 1,
             lidar=lidar,
+            copy_png=keep_png,
             progress=progress,
         )
     print(
@@ -73,26 +77,3 @@ def prepare(
         f"{done.kept} kept from before; {readable_bytes(done.size)}, of which "
         f"{readable_bytes(done.linked)} are shared with {root} by hard links"
     )
-
-
-@contextmanager
-def _progress(title: str) -> Iterator["Progress"]:
-    """A bar on a terminal, else a line in the log for every twentieth of the work."""
-    if not sys.stderr.isatty():
-        yield _log_twentieths(title)
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _log_twentieths(title: str) -> "Progress":
-    def tell(done: int, total: int) -> None:
-        if 20 * done // total > 20 * (done - 1) // total:
-            log.info("%s: %d of %d files", title, done, total)
-
-    return tell

@@ -36,8 +36,9 @@ from fadepth.config import DataSettings
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
-from fadepth.files import write_atomic
+from fadepth.files import readable_bytes, write_atomic
 from fadepth.filestate import FileState, only_one
+from fadepth.fingerprint import code_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ class CacheKey:
         frames = manifest.splits["train"]
         paths = {path for f in frames for path in (f.image, *f.neighbours.values())}
         sources = {path: manifest.files[path] for path in sorted(paths)}
-        return cls(settings.height, settings.width, RESIZE, sources)
+        # The functions that make the pixels are in kitti.py.
+        resize = f"{RESIZE}, {code_fingerprint(('data/kitti.py',))}"
+        return cls(settings.height, settings.width, resize, sources)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -294,10 +297,6 @@ def _journal(path: Path) -> Path:
     return path.with_name(f".{path.name}.journal")
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 @contextmanager
 def _told(path: Path, key: CacheKey) -> Iterator[None]:
     """A disk that is full or may not be written to, in one sentence."""
@@ -305,7 +304,7 @@ def _told(path: Path, key: CacheKey) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            size = _gigabytes(key.shape[0] * key.row_bytes)
+            size = readable_bytes(key.shape[0] * key.row_bytes)
             raise FadepthError(
                 f"the disk of {path.parent} is full, {path.name} takes {size} there: free some "
                 "space and call it again (rows that are done are kept), or set data.cache to 'off'"
@@ -376,8 +375,8 @@ class _Making:
         free = shutil.disk_usage(self.path.parent).free
         if need > free:
             raise FadepthError(
-                f"{self.path} needs {_gigabytes(need)} for {len(self.items)} images but "
-                f"{self.path.parent} has only {_gigabytes(free)} free: free some space, or set "
+                f"{self.path} needs {readable_bytes(need)} for {len(self.items)} images but "
+                f"{self.path.parent} has only {readable_bytes(free)} free: free some space, or set "
                 "data.cache to 'off'"
             )
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,20 @@ from PIL import Image
 from fadepth.config import Split
 from fadepth.data import kitti, kitti_splits
 from fadepth.data.kitti import CAMERAS, DAMAGED_IMAGE, FrameId
-from fadepth.data.manifest import SPLITS
+from fadepth.data.kitti_odometry import SEQUENCES
+from fadepth.data.manifest import FITTED_FRAMES, SPLITS, evenly_spread
 from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
-from fadepth.files import atomic_path, told_when_unwritable, write_atomic
+from fadepth.files import atomic_path, readable_bytes, told_when_unwritable, write_atomic
+
+#: Sequences of KITTI odometry that poses are evaluated on.
+ODOMETRY = ("09", "10")
 
 QUALITY = 92
 SUBSAMPLING = "4:2:0"
 OFFSETS = (-1, 1)
 
 LidarChoice = Literal["needed", "test", "all", "none"]
-#: Training frames whose scans `needed` takes, spread evenly: baselines that are fitted to ground
-#: truth read no more (`fadepth.evaluation.baselines.fit_baseline`).
-BASELINE_SCANS = 500
 Kind = Literal["convert", "jpeg", "file"]
 Outcome = Literal["converted", "taken", "kept", "failed"]
 
@@ -274,7 +275,7 @@ def prepare_kitti(
         lists: folder of train_files.txt, val_files.txt and test_files.txt.
         workers: threads.
         lidar: whose scans to take: of the test list (all must be there), and with `needed` those
-            of `BASELINE_SCANS` training frames; of all lists (those of the test list must be
+            of `FITTED_FRAMES` training frames; of all lists (those of the test list must be
             there); or none.
         copy_png: take PNGs as they are instead of converting them.
         progress: called with (files done, files in all).
@@ -335,7 +336,9 @@ def _plan(
     copy_png: bool,
 ) -> _Plan:
     plan = _Plan(root, output, copy_png, {}, {}, {}, {})
-    fitted = _spread(frames["train"], BASELINE_SCANS) if lidar == "needed" else set()
+    # Baselines that are fitted to ground truth read no more (`fit_baseline`).
+    spread = evenly_spread(frames["train"], FITTED_FRAMES) if lidar == "needed" else []
+    fitted = set(spread)
     for split in SPLITS:
         for frame in frames[split]:
             key = frame.drive, frame.side
@@ -352,13 +355,12 @@ def _plan(
             if lidar == "all" or of_test or frame in fitted:
                 scans = plan.scans.setdefault(frame.drive, {})
                 scans[frame.number] = scans.get(frame.number, False) or split == "test"
+    for sequence in ODOMETRY:
+        # Whole, where the lists call for the drive: they leave out frames without neighbours.
+        drive = SEQUENCES[sequence]
+        if (drive.folder, "l") in plan.images:
+            plan.images[drive.folder, "l"] |= set(range(drive.first, drive.last + 1))
     return plan
-
-
-def _spread(frames: Sequence[FrameId], count: int) -> set[FrameId]:
-    """At most `count` of the frames, spread evenly."""
-    positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    return {frames[position] for position in positions}
 
 
 def _check_targets(plan: _Plan) -> None:
@@ -481,11 +483,3 @@ def _size(path: Path, converted: bool) -> int:
         return len(encode_jpeg(path)) if converted else path.stat().st_size
     except (FadepthError, OSError):
         return 0
-
-
-def readable_bytes(count: int) -> str:
-    """A number of bytes for people, such as `6.1 GB`."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

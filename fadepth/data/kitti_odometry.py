@@ -58,6 +58,11 @@ class RawRange(NamedTuple):
     first: int
     last: int
 
+    @property
+    def folder(self) -> str:
+        """The drive as split lists name it, `<date>/<date>_drive_0033_sync`."""
+        return f"{self.drive[:10]}/{self.drive}_sync"
+
 
 #: Sequence -> raw frames, as the odometry devkit's `readme.txt` states. The drive of 03 is not
 #: among the published raw data.
@@ -131,7 +136,7 @@ def read_sequence(root: Path, name: str, raw_root: Path | None = None) -> Odomet
         root: folder that holds `poses/`, and `sequences/` unless the raw drives are read.
         name: two digits, 00 to 10.
         raw_root: folder that holds the recording days of KITTI raw, read where
-            `root/sequences/<name>` does not exist; none: `root`.
+            `root/sequences/<name>/image_2` does not exist; none: `root`.
 
     Raises:
         FadepthError: no such sequence; poses, images or calibration are absent or damaged; or the
@@ -140,14 +145,13 @@ def read_sequence(root: Path, name: str, raw_root: Path | None = None) -> Odomet
     source = _raw_range(name)
     pose_file = root / "poses" / f"{name}.txt"
     folder = root / "sequences" / name
-    if folder.is_dir():
+    if (folder / "image_2").is_dir():  # data_odometry_calib.zip alone makes `folder`
         images = _numbered_images(folder / "image_2", 6)
         numbers = range(max(images) + 1)
         intrinsics, size = _odometry_intrinsics(folder / "calib.txt"), None
     else:
         raw = root if raw_root is None else raw_root
-        date = source.drive[:10]
-        frame = FrameId(f"{date}/{source.drive}_sync", source.first, "l")
+        frame = FrameId(source.folder, source.first, "l")
         folder = raw / frame.drive
         if not folder.is_dir():
             raise _no_images(root / "sequences" / name, folder, name)

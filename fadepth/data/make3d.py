@@ -46,7 +46,6 @@ TEST_FRAMES = 134
 #: Native sizes of image and grid, (height, width).
 IMAGE_SIZE, GRID_SIZE = (2272, 1704), (55, 305)
 #: Rows that evaluations keep, see the module.
-IMAGE_ROWS, GRID_ROWS = slice(710, 1562), slice(17, 38)
 
 #: The first of these below the root that holds test images; archives may bring their own folder.
 IMAGE_FOLDERS = ("Test134", "Test134Img", "Test134/Test134", "Test134Img/Test134")
@@ -97,8 +96,7 @@ class Make3dFrame:
 def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     """List the test frames in the order of the list file, without one sorted by name.
 
-    Without a list, an image or a grid that has no partner is an error: an archive was not unpacked
-    to its end, and the frame would go missing without a word. The whole set has `TEST_FRAMES`. Any other number is accepted: a caller that reports numbers
+    The whole set has `TEST_FRAMES`. Any other number is accepted: a caller that reports numbers
     has to say how many images they are from.
 
     Args:
@@ -113,13 +111,10 @@ def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     images = _find_folder(root, IMAGE_FOLDERS, f"{IMAGE_PREFIX}*.jpg", _IMAGES_REMEDY)
     depths = _find_folder(root, DEPTH_FOLDERS, f"{DEPTH_PREFIX}*.mat", _DEPTH_REMEDY)
     if list_file is None:
-        names = sorted(
-            {_name(path, IMAGE_PREFIX) for path in images.glob(f"{IMAGE_PREFIX}*.jpg")}
-            | {_name(path, DEPTH_PREFIX) for path in depths.glob(f"{DEPTH_PREFIX}*.mat")}
-        )
+        files = sorted(path.name for path in images.glob(f"{IMAGE_PREFIX}*.jpg"))
     else:
-        lines = [line for _, line in read_lines(list_file)]
-        names = [line.removeprefix(IMAGE_PREFIX).removesuffix(".jpg") for line in lines]
+        files = [line for _, line in read_lines(list_file)]
+    names = [file.removeprefix(IMAGE_PREFIX).removesuffix(".jpg") for file in files]
     frames = [
         Make3dFrame(
             name,
@@ -131,10 +126,6 @@ def list_frames(root: Path, list_file: Path | None = None) -> list[Make3dFrame]:
     require_files([frame.image for frame in frames], "Make3D images", _IMAGES_REMEDY)
     require_files([frame.depth for frame in frames], "Make3D depth grids", _DEPTH_REMEDY)
     return frames
-
-
-def _name(path: Path, prefix: str) -> str:
-    return path.stem.removeprefix(prefix)
 
 
 def read_depth(path: Path) -> NDArray[np.float32]:

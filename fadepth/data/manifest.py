@@ -10,14 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from fadepth.config import Split
 from fadepth.data.kitti import FrameId, Intrinsics
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
 
+T = TypeVar("T")
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+#: Training frames whose ground truth the baselines are fitted to: bounds their memory.
+FITTED_FRAMES = 500
 FORMAT = 1
 
 
@@ -167,6 +173,12 @@ def _frame(content: dict[str, Any]) -> Frame:
 
 def _four(fx: float, fy: float, cx: float, cy: float) -> Intrinsics:
     return fx, fy, cx, cy
+
+
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, spread evenly over the whole list."""
+    positions = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[position] for position in positions]
 
 
 def short_hash(data: bytes) -> str:

@@ -59,6 +59,18 @@ def data_identity(config: DataSettings, base: Path) -> str:
     return short_hash(b"\0".join(parts))
 
 
+def benchmark_place(settings: BenchmarkSettings, base: Path) -> str:
+    """Return 6 hex digits for where a benchmark's files are, part of its manifest's name.
+
+    Another protocol is no other place: the same manifest serves both.
+    """
+    places = [
+        os.path.abspath(base / expand(text)) for text in (settings.root, settings.frames or "")
+    ]
+    chosen = settings.model_dump_json(exclude={"root", "frames", "protocol"})
+    return short_hash("\0".join([*places, chosen]).encode())[:6]
+
+
 def benchmark_identity(settings: BenchmarkSettings, base: Path) -> str:
     """Return 10 hex digits that name the frames of a benchmark without opening any of them.
 
@@ -116,6 +128,7 @@ class _Check(NamedTuple):
     path: str
     size: tuple[int, int] | None
     size_from: str = "its day's calib_cam_to_cam.txt (S_rect)"
+    depth: bool = False  # a depth or disparity map, which is a 16-bit grey PNG
 
 
 def prepare_data(
@@ -357,7 +370,7 @@ def _list_cityscapes(
         )  # fmt: skip
         checks += [
             _Check(image, (height, width), "its head"),
-            _Check(depth, (height, width), "its colour image"),
+            _Check(depth, (height, width), "its colour image", depth=True),
             _Check(camera, None),
         ]
     return frames, checks
@@ -461,9 +474,10 @@ def _checks(root: Path, frames: Sequence[Frame]) -> list[_Check]:
     projected: set[FrameId] = set()
     for frame in frames:
         size = frame.height, frame.width
-        for path in (frame.image, *frame.neighbours.values(), frame.depth_png):
-            if path is not None:
-                checks[path] = _Check(path, size)
+        for path in (frame.image, *frame.neighbours.values()):
+            checks[path] = _Check(path, size)
+        if frame.depth_png is not None:
+            checks[frame.depth_png] = _Check(frame.depth_png, size, depth=True)
         calibrations = [f"{frame.id.date}/calib_cam_to_cam.txt"]
         if frame.velodyne is not None:
             checks[frame.velodyne] = _Check(frame.velodyne, None)
@@ -494,15 +508,22 @@ def _inspect(root: Path, check: _Check) -> str:
     if reader := _READERS.get(path.suffix):
         reader(path)  # tells what is wrong
     if check.size is not None:
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                width, height = image.size
-        except DAMAGED_IMAGE:
-            raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
-        if (height, width) != check.size:
-            raise FadepthError(
-                f"image {path} is {width} x {height} pixels but {check.size_from} says "
-                f"{check.size[1]} x {check.size[0]}: use the image as recorded"
-            )
+        _inspect_image(path, data, check, check.size)
     return hashlib.sha256(data).hexdigest()
+
+
+def _inspect_image(path: Path, data: bytes, check: _Check, size: tuple[int, int]) -> None:
+    what = "depth map" if check.depth else "image"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            (width, height), mode = image.size, image.mode
+    except DAMAGED_IMAGE:
+        raise FadepthError(f"{what} {path} is damaged: restore it from the archive") from None
+    if check.depth and not mode.startswith("I"):
+        raise FadepthError(f"{what} {path} is not a 16-bit grey PNG: restore it from the archive")
+    if (height, width) != size:
+        raise FadepthError(
+            f"{what} {path} is {width} x {height} pixels but {check.size_from} says "
+            f"{size[1]} x {size[0]}: use the {what} as recorded"
+        )

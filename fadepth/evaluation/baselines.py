@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fadepth.data.manifest import Frame
+from fadepth.data.manifest import FITTED_FRAMES, Frame, evenly_spread
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import (
     Protocol,
@@ -56,7 +56,7 @@ def fit_baseline(
     height: int,
     width: int,
     *,
-    max_frames: int = 500,
+    max_frames: int = FITTED_FRAMES,
 ) -> Baseline:
     """Fit a baseline [derived].
 
@@ -90,8 +90,11 @@ def fit_baseline(
             f"none of {len(frames)} training frames has ground truth for protocol {protocol.name}: "
             f"baseline {kind} cannot be fitted, add ground truth or use baseline constant"
         )
-    spread = np.linspace(0, len(known) - 1, min(max_frames, len(known))).round().astype(int)
-    used = [known[i] for i in spread]
+    # Chosen from the list and not from what is there: a copy of the data that holds the ground
+    # truth of these frames alone gives the same fit (`fadepth.data.convert`).
+    chosen = evenly_spread(frames, max_frames)
+    used = [frame for frame in chosen if ground_truth_file(frame, protocol) is not None]
+    used = used or evenly_spread(known, max_frames)
     cells, depths = _pool(used, root, protocol, height, width)
     if not len(depths):
         raise FadepthError(

@@ -39,7 +39,12 @@ def network_input(
     frame: Frame, root: Path, size: tuple[int, int], crop: Box | None = None
 ) -> Tensor:
     """A frame, or the part of it in `crop`, as a network sees it, (1, 3, H, W) in [0, 1]."""
-    image = read_image(root / frame.image)
+    return read_input(root / frame.image, size, crop)
+
+
+def read_input(path: Path, size: tuple[int, int], crop: Box | None = None) -> Tensor:
+    """An image file, or the part of it in `crop`, as a network sees it."""
+    image = read_image(path)
     if crop:
         rows, columns = crop.slices(image.height, image.width)
         image = image.crop((columns.start, rows.start, columns.stop, rows.stop))

@@ -119,7 +119,7 @@ class Protocol(Settings):
     post_process: bool = Field(
         False, description="mean of the prediction and that of the mirrored image, mirrored back"
     )
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Metric, ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(description="public code or paper that states the lines")
 
     def ratio(self, truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> float:
@@ -160,7 +160,7 @@ def _read(path: Path) -> Protocol:
             "file of your own, NAME.yaml"
         )
     content = load_yaml(path)
-    if content.get("scaling") is None:
+    if "scaling" in content and content["scaling"] is None:
         content["scaling"] = "none"
     try:
         return Protocol.model_validate({"name": path.stem, **content})

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,14 +10,11 @@ from PIL import Image
 from fadepth.config import BenchmarkSettings, Config, DataSettings, expand
 from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
-from fadepth.data.manifest import Frame, Manifest
+from fadepth.data.manifest import Manifest, evenly_spread
 from fadepth.data.prepare import data_identity, prepare_benchmark, prepare_data
 from fadepth.errors import FadepthError
 from fadepth.files import atomic_path
 from fadepth.losses.masks import ego_vehicle
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +45,7 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
 def cache_images_of(
     config: Config, manifest_path: Path, workers: int, size: tuple[int, int] | None = None
 ) -> Path:
-    """Rule `cache_images`: every training image, decoded and resized, in one file.
+    """`fadepth data cache`: every training image, decoded and resized, in one file.
 
     Args:
         config: settings of the preset.
@@ -126,12 +122,6 @@ def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> Non
             camera, 100 * vehicle.mean(), len(chosen), output / f"{camera}_seen.png",
             output / "{camera}.png",
         )  # fmt: skip
-
-
-def evenly_spread(frames: list[Frame], count: int) -> list[Frame]:
-    """`count` of the frames, spread evenly: the same for every run."""
-    positions = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    return [frames[position] for position in positions]
 
 
 def tell_progress(what: str) -> Callable[[int, int], None]:

@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fadepth.config import expand
-from fadepth.data.kitti import read_image, resize_image
+from fadepth.data.kitti import read_image
 from fadepth.data.kitti_odometry import read_sequence, seen_in_training
-from fadepth.data.manifest import Frame, Manifest
+from fadepth.data.manifest import Frame, Manifest, evenly_spread
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
-from fadepth.evaluation.evaluate import Predict, PredictImage, depth_at, evaluate, predict_disparity
+from fadepth.evaluation.evaluate import (
+    Predict,
+    PredictImage,
+    depth_at,
+    evaluate,
+    predict_disparity,
+    read_input,
+)
 from fadepth.evaluation.odometry import (
     predict_trajectory,
     segment_errors,
@@ -36,7 +43,6 @@ from fadepth.evaluation.protocols import (
 from fadepth.evaluation.robustness import evaluate_robustness, summary
 from fadepth.execution.data import (
     data_root,
-    evenly_spread,
     find_benchmark,
     tell_progress,
 )
@@ -114,8 +120,7 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     else:
         predict, parameters = network_predictor(run, runs, root, protocol)
     per_image, mean = evaluate(frames, root, predict, protocol, tell_progress("image"))
-    for number, frame in enumerate(evenly_spread(frames, settings.panels)):
-        draw_run_panel(run, folder / "panels" / f"{number:02d}.png", frame, root, predict, protocol)
+    draw_run_panels(run, folder, frames, root, predict, protocol)
     said: dict[str, str | int] = {"split": settings.split, "dataset": run.config.data.name}
     write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said)
 
@@ -147,9 +152,10 @@ def write_evaluation(
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
     listed = f" of {protocol.images} in the published list" if protocol.images else ""
+    first = next(iter(mean))
     log.warning(
-        "AbsRel %.4f over %d images%s (%s); results are in %s",
-        mean["abs_rel"], len(per_image), listed, protocol.name, folder,
+        "%s %.4f over %d images%s (%s); results are in %s",
+        first, mean[first], len(per_image), listed, protocol.name, folder,
     )  # fmt: skip
 
 
@@ -161,13 +167,12 @@ def evaluate_benchmark(
     settings = find_benchmark(run.config, name)
     protocol = find_protocol(settings.protocol)
     manifest = Manifest.read(manifest_path)
-    root = Path.cwd() / expand(settings.root)
+    root = Path(manifest.root)
     predict, parameters = network_predictor(run, runs, root, protocol)
     frames = manifest.splits["test"]
     per_image, mean = evaluate(frames, root, predict, protocol, tell_progress("image"))
     folder = runs / run.id / "benchmarks" / name
-    for number, frame in enumerate(evenly_spread(frames, run.config.evaluation.panels)):
-        draw_run_panel(run, folder / "panels" / f"{number:02d}.png", frame, root, predict, protocol)
+    draw_run_panels(run, folder, frames, root, predict, protocol)
     seen = frames_seen(frames, Manifest.read(trained_on))
     if seen:
         log.warning("%d of %d frames are of drives that the run was trained on", seen, len(frames))
@@ -195,12 +200,14 @@ def measure_robustness(
     settings, data = run.config.evaluation, run.config.data
     device = choose_device(run.config.training.device)
     network, _ = network_function(runs / run.id / "model.pt", device)
+    # A mirrored pass would hide what the mirrored condition is there to show.
+    protocol = find_protocol(settings.protocol).model_copy(update={"post_process": False})
     table = evaluate_robustness(
         manifest.splits[settings.split],
         data_root(data),
         network,
         (data.height, data.width),
-        find_protocol(settings.protocol),
+        protocol,
         network_function(teacher, device)[0] if teacher else None,
     )
     with atomic_path(runs / run.id / "robustness_per_image.csv") as temporary:
@@ -208,6 +215,7 @@ def measure_robustness(
     content = {
         "run_id": run.id,
         "protocol": settings.protocol,
+        "post_process": protocol.post_process,
         "split": settings.split,
         "images": len(manifest.splits[settings.split]),
         "scale": run.config.scale,
@@ -216,6 +224,14 @@ def measure_robustness(
         "conditions": summary(table),
     }
     write_atomic(runs / run.id / "robustness.json", json.dumps(content, indent=1) + "\n")
+
+
+def draw_run_panels(
+    run: Run, folder: Path, frames: list[Frame], root: Path, predict: Predict, protocol: Protocol
+) -> None:
+    """`panels/00.png` and so on: a few frames of the list, the same for every run."""
+    for number, frame in enumerate(evenly_spread(frames, run.config.evaluation.panels)):
+        draw_run_panel(run, folder / "panels" / f"{number:02d}.png", frame, root, predict, protocol)
 
 
 def draw_run_panel(
@@ -251,12 +267,12 @@ def pose_predictor(
     model: Path, size: tuple[int, int], device: torch.device
 ) -> Callable[[Path, Path], NDArray[np.float64]]:
     """The run's pose network as a function of two images: T_(t+1)_to_t (4, 4)."""
-    config = load_depth_network(model)[1]
-    network = load_pose_network(model, config).to(device)
+    network, config = load_pose_network(model)
+    network = network.to(device)
 
     @lru_cache(maxsize=2)  # each image is the second of one pair and the first of the next
     def image(path: Path) -> Tensor:
-        return torch.from_numpy(resize_image(read_image(path), *size))[None].float() / 255
+        return read_input(path, size)
 
     @torch.inference_mode()
     def predict(first: Path, second: Path) -> NDArray[np.float64]:

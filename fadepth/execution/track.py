@@ -4,13 +4,9 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fadepth.errors import FadepthError
 from fadepth.study import Study
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -21,9 +20,6 @@ from fadepth.provenance import RunManifest
 from fadepth.study import Run
 from fadepth.targets import TargetsKey, checked_targets, make_targets, predict_targets
 from fadepth.training import Interrupted, Job, Training, choose_device, load_depth_network
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -350,7 +350,7 @@ def size_of_run(model: Path) -> Size:
 def predicted(source: Source, model: Path) -> Source:
     """The same frames with depth and motion of a trained run's `model.pt`."""
     depth, config = load_depth_network(model)
-    pose = load_pose_network(model, config)
+    pose, _ = load_pose_network(model)
 
     def of_run(frame: MaskFrame) -> MaskFrame:
         views = frame.views

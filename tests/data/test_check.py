@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 from typer.testing import CliRunner, Result
 
-from fadepth.cli.data_check import check, parse_size
+from fadepth.cli.common import parse_size
+from fadepth.cli.data_check import check
 from fadepth.data.archives import KITTI_STORE, merge_command
 from fadepth.data.check import cityscapes, kitti_odometry, make3d, soundness, walk
 from fadepth.data.check.report import runs
@@ -498,7 +499,7 @@ def test_wrong_options_are_told(kitti: tuple[Path, list[str | Path]], tmp_path: 
     with pytest.raises(FadepthError, match=r"absent.txt does not exist"):
         call(*arguments, "--list", tmp_path / "absent.txt")
     for size in ("192", "0x640", "192x", "192x640x3", "-1x5"):
-        with pytest.raises(FadepthError, match=r"expected <height>x<width>"):
+        with pytest.raises(FadepthError, match="write height x width in pixels"):
             parse_size(size)
     assert parse_size("192x640") == (192, 640)
     assert call("nuscenes", "--root", root).exit_code == 2

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fadepth.data import convert, kitti
 from fadepth.data.convert import Prepared, prepare_kitti
 from fadepth.data.parallel import AHEAD, in_order
 from fadepth.errors import FadepthError
+from tests.data.mounts import tmpfs
 
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 TEST_DRIVE = "2011_09_28/2011_09_28_drive_0002_sync"
@@ -344,19 +345,6 @@ def test_absent_calibration_is_a_failure(root: Path, lists: Path, tmp_path: Path
 
 
 # Where it is written
-
-
-@contextmanager
-def tmpfs(path: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own, which takes root."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_disk_that_is_too_small_is_told_before_the_start(

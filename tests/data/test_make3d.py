@@ -10,8 +10,9 @@ import pytest
 from scipy.io import savemat
 
 from fadepth.data.kitti import read_image
-from fadepth.data.make3d import GRID_ROWS, IMAGE_ROWS, list_frames, read_depth
+from fadepth.data.make3d import list_frames, read_depth
 from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import find_protocol
 from tests.data.fixtures import CAMERA_HEIGHT, wall_distance, write_make3d
 
 SMALL = (284, 213)
@@ -54,8 +55,12 @@ def test_depth_is_the_fourth_channel(root: Path) -> None:
 
 def test_strips_of_image_and_grid_are_central() -> None:
     """A 2:1 strip of the image and its part of the grid, as in the authors' formula."""
-    assert (IMAGE_ROWS.start, IMAGE_ROWS.stop) == ((2272 - 852) / 2, (2272 + 852) / 2)
-    assert (GRID_ROWS.start, GRID_ROWS.stop) == ((55 - 21) / 2, (55 + 21) / 2)
+    protocol = find_protocol("make3d")
+    assert protocol.image_crop is not None and protocol.ground_truth_crop is not None
+    rows, _ = protocol.image_crop.slices(2272, 1704)
+    assert (rows.start, rows.stop) == ((2272 - 852) / 2, (2272 + 852) / 2)
+    rows, _ = protocol.ground_truth_crop.slices(55, 305)
+    assert (rows.start, rows.stop) == ((55 - 21) / 2, (55 + 21) / 2)
 
 
 def test_uncompressed_files_are_read_too(root: Path) -> None:
@@ -114,7 +119,7 @@ def test_image_without_its_grid(root: Path) -> None:
         (root / f"Gridlaserdata/depth_sph_corr-{name}.mat").unlink()
     message = (
         r"^2 of 3 Make3D depth grids missing, the first is .*depth_sph_corr-op1-p-077t000\.mat: "
-        r"unpack Gridlaserdata\.tar\.gz"
+        r"unpack Test134Depth\.tar\.gz"
     )
     with pytest.raises(FadepthError, match=message):
         list_frames(root)
@@ -181,7 +186,7 @@ def poisoned(value: float) -> np.ndarray:
 def test_damage_is_named(root: Path, damage: Callable[[Path], None], message: str) -> None:
     path = list_frames(root)[0].depth
     damage(path)
-    with pytest.raises(FadepthError, match=rf"^depth grid .*015t000\.mat {message}.*unpack Gridl"):
+    with pytest.raises(FadepthError, match=rf"^depth grid .*015t000\.mat {message}.*unpack Test134Depth"):
         read_depth(path)
 
 

@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import loadmat
 
 from fadepth.config import BenchmarkSettings
 from fadepth.data.manifest import Frame, Manifest
 from fadepth.data.prepare import benchmark_identity, prepare_benchmark
 from fadepth.errors import FadepthError
-from fadepth.evaluation.evaluate import evaluate
-from fadepth.evaluation.protocols import find_protocol, load_ground_truth
+from fadepth.evaluation.evaluate import evaluate, predict_disparity
+from fadepth.evaluation.protocols import find_protocol
 from tests.data.fixtures import write_cityscapes, write_make3d
 
 
@@ -39,8 +41,8 @@ def test_make3d_agrees_with_a_second_implementation(tmp_path: Path) -> None:
     table, mean = evaluate(frames, tmp_path / "make3d", ramp, protocol)
     assert list(mean) == ["abs_rel", "sq_rel", "rmse", "rmse_log10"]
     for frame, row in zip(frames, table.to_dict("records"), strict=True):
-        gt = load_ground_truth(frame, tmp_path / "make3d", protocol)
-        assert gt.shape == (21, 305)
+        grid = loadmat(tmp_path / "make3d" / str(frame.depth_file))["Position3DGrid"]
+        gt = grid[17:38, :, 3].astype(np.float32)
         depth = 1 / ramp(frame)
         g, p = [], []
         for i in range(21):
@@ -78,6 +80,25 @@ def test_cityscapes_agrees_with_a_second_implementation(tmp_path: Path) -> None:
         p = np.clip(p * np.median(g) / np.median(p), 1e-3, 80)
         assert row["abs_rel"] == pytest.approx((abs(g - p) / g).mean(), rel=1e-6)
         assert row["delta_1"] == pytest.approx((np.maximum(g / p, p / g) < 1.25).mean(), rel=1e-6)
+
+
+def test_the_network_sees_the_part_that_the_ground_truth_shows(tmp_path: Path) -> None:
+    """Rows 710:1562 of Make3D's images, the upper three quarters of Cityscapes'."""
+    write_make3d(tmp_path / "make3d", 1)
+    write_cityscapes(tmp_path / "cityscapes", 1)
+    for source, rows in (("make3d", slice(710, 1562)), ("cityscapes", slice(0, 768))):
+        frame = prepared(tmp_path / source, source, tmp_path / f"{source}.jsonl")[0]
+        seen: list[torch.Tensor] = []
+
+        def network(image: torch.Tensor, seen: list[torch.Tensor] = seen) -> torch.Tensor:
+            seen.append(image)
+            return image[:, :1] + 0.1
+
+        predict_disparity(network, frame, tmp_path / source, (64, 96), find_protocol(source))
+        with Image.open(tmp_path / source / frame.image) as whole:
+            part = Image.fromarray(np.asarray(whole.convert("RGB"))[rows])
+        expected = np.asarray(part.resize((96, 64), Image.Resampling.LANCZOS)) / 255
+        np.testing.assert_allclose(seen[0][0].permute(1, 2, 0), expected, atol=1e-6)
 
 
 def _camera(path: Path) -> float:

@@ -90,9 +90,9 @@ def test_benchmarks_evaluate_finished_runs_and_train_none(finished: Project) -> 
         "  make3d: {source: make3d, root: zero_shot/make3d, protocol: make3d}\n"
         "  street_scenes: {source: cityscapes, root: zero_shot/cityscapes, protocol: small.yaml}\n"
     )
-    small = (PROTOCOLS / "cityscapes.yaml").read_text()
     whole = "crop: {unit: pixel, rows: [256, 768], columns: [192, 1856]}"
-    (finished.folder / "small.yaml").write_text(small.replace(whole, "crop: null"))
+    small = (PROTOCOLS / "cityscapes.yaml").read_text().replace(whole, "crop: null")
+    (finished.folder / "small.yaml").write_text(small)
     call = ("benchmarks", *SMOKE[1:], "zero_shot.yaml")
     plan = finished.snakemake(*call, "--dry-run")
     assert _planned(plan.stdout, "train_student") == _planned(plan.stdout, "train_teacher") == 0

@@ -46,7 +46,14 @@ def sentence(project: Project, *arguments: str) -> str:
     return lines[0]
 
 
-PREPARE = ("prepare", "--output", "data/manifest.jsonl", "--preset", "config/kitti_mini.yaml")
+PREPARE = (
+    "data",
+    "manifest",
+    "--output",
+    "data/manifest.jsonl",
+    "--preset",
+    "config/kitti_mini.yaml",
+)
 
 
 def _root(project: Project) -> Path:

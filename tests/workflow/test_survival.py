@@ -30,7 +30,7 @@ def run_id(project: Project) -> str:
 @pytest.fixture(scope="module")
 def manifest(project: Project) -> str:
     """Frames of the smoke preset."""
-    result = project.fadepth("prepare", "--output", "data/manifest.jsonl", *FLAGS)
+    result = project.fadepth("data", "manifest", "--output", "data/manifest.jsonl", *FLAGS)
     assert result.returncode == 0, result.stdout
     return "data/manifest.jsonl"
 

@@ -16,10 +16,9 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from fadepth.cli import load_preset
-from fadepth.data.prepare import benchmark_identity
+from fadepth.data.prepare import benchmark_identity, benchmark_place
 from fadepth.errors import FadepthError
-from fadepth.fingerprint import code_fingerprint, digest
-from fadepth.study import ODOMETRY_CODE, resolve_all
+from fadepth.study import odometry_identity, resolve_all
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
@@ -120,6 +119,14 @@ def teacher_of(wildcards):
     return []
 
 
+def told(function, *arguments):
+    """The function's value; bad input as Snakemake's own error, without a traceback."""
+    try:
+        return function(*arguments)
+    except FadepthError as error:
+        raise WorkflowError(str(error))
+
+
 def benchmark_of(name):
     """Settings of a benchmark; a sentence for one that the preset does not have."""
     if name not in CONFIG.benchmarks:
@@ -130,7 +137,7 @@ def benchmark_of(name):
 
 def benchmark_manifest(wildcards):
     """The manifest of a benchmark; presets may call benchmarks of different folders the same."""
-    place = digest(benchmark_of(wildcards.benchmark).model_dump(mode="json"), 6)
+    place = benchmark_place(benchmark_of(wildcards.benchmark), Path.cwd())
     return f"data/benchmarks/{wildcards.benchmark}-{place}.jsonl"
 
 

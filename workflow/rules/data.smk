@@ -31,7 +31,9 @@ rule prepare_benchmark:
         "logs/prepare_benchmark/{benchmark}-{place}.log",
     threads: 2
     params:
-        frames=lambda wildcards: benchmark_identity(benchmark_of(wildcards.benchmark), Path.cwd()),
+        frames=lambda wildcards: told(
+            benchmark_identity, benchmark_of(wildcards.benchmark), Path.cwd()
+        ),
     shell:
         "{FADEPTH} data benchmark {wildcards.benchmark} --output {output.manifest:q} {FLAGS}"
         " --threads {threads} --log {log:q}"

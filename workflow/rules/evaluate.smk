@@ -84,8 +84,8 @@ rule evaluate_benchmark:
     resources:
         train_slot=1,
     params:
-        evaluation=lambda wildcards: run_of(wildcards.network).benchmark_identity(
-            wildcards.benchmark, Path.cwd()
+        evaluation=lambda wildcards: told(
+            run_of(wildcards.network).benchmark_identity, wildcards.benchmark, Path.cwd()
         ),
     shell:
         "{FADEPTH} benchmark {wildcards.network} {wildcards.benchmark}"
@@ -119,7 +119,9 @@ rule evaluate_odometry:
     resources:
         train_slot=1,
     params:
-        code=code_fingerprint(ODOMETRY_CODE),
+        evaluation=lambda wildcards: told(
+            odometry_identity, CONFIG.odometry, wildcards.sequence, Path.cwd()
+        ),
     shell:
         "{FADEPTH} odometry {wildcards.network} {wildcards.sequence}"
         " --trained-on {input.trained_on:q} {FLAGS} --threads {threads} --log {log:q}"

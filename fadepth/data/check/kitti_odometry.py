@@ -39,7 +39,7 @@ class OdometryInventory:
         self.root = root
         self._raw_root = raw_root or root
         self._raw = {
-            name: not (root / "sequences" / name).is_dir()
+            name: not (root / "sequences" / name / "image_2").is_dir()
             and (raw_root is not None or (root / _drive(name)).is_dir())
             for name in NAMES
         }
