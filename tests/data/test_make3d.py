@@ -186,7 +186,9 @@ def poisoned(value: float) -> np.ndarray:
 def test_damage_is_named(root: Path, damage: Callable[[Path], None], message: str) -> None:
     path = list_frames(root)[0].depth
     damage(path)
-    with pytest.raises(FadepthError, match=rf"^depth grid .*015t000\.mat {message}.*unpack Test134Depth"):
+    with pytest.raises(
+        FadepthError, match=rf"^depth grid .*015t000\.mat {message}.*unpack Test134"
+    ):
         read_depth(path)
 
 
