@@ -227,6 +227,19 @@ def read_image(path: Path) -> Image.Image:
         raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width from an image's head, pixels.
+
+    Raises:
+        FadepthError: the file is absent or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except DAMAGED_IMAGE:
+        raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
+
+
 def resize_image(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     """Resize with the Lanczos filter (monodepth2 `datasets/mono_dataset.py`): (3, H, W) uint8."""
     resized = image.resize((width, height), Image.Resampling.LANCZOS)

@@ -24,14 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fadepth.data.kitti import (
-    DAMAGED_IMAGE,
     IMAGE_SUFFIXES,
     FrameId,
     Intrinsics,
     calibration_values,
+    image_size,
     read_camera,
 )
 from fadepth.errors import FadepthError
@@ -154,7 +153,7 @@ def read_sequence(root: Path, name: str, raw_root: Path | None = None) -> Odomet
         frame = FrameId(source.folder, source.first, "l")
         folder = raw / frame.drive
         if not folder.is_dir():
-            raise _no_images(root / "sequences" / name, folder, name)
+            raise _no_images(root / "sequences" / name / "image_2", folder, name)
         images = _numbered_images(folder / "image_02" / "data", 10)
         numbers = range(source.first, source.last + 1)
         camera = read_camera(raw, frame)
@@ -173,12 +172,14 @@ def read_sequence(root: Path, name: str, raw_root: Path | None = None) -> Odomet
             f"{len(numbers)} images of sequence {name}: restore whichever is cut short"
         )
     files = tuple(images[number] for number in numbers)
-    height, width = _image_size(files[0])
-    if size is not None and size != (height, width):
-        raise FadepthError(
-            f"{files[0]} is {width} x {height} pixels but calib_cam_to_cam.txt of its day says "
-            f"{size[1]} x {size[0]}: use the synced and rectified data at native size"
-        )
+    height, width = size or image_size(files[0])
+    for file in files:
+        if (found := image_size(file)) != (height, width):
+            said = "calib_cam_to_cam.txt of its day says" if size else f"{files[0].name} is"
+            raise FadepthError(
+                f"{file} is {found[1]} x {found[0]} pixels but {said} {width} x {height}: use the "
+                "synced and rectified data at native size"
+            )
     return OdometrySequence(name, files, intrinsics, height, width, poses)
 
 
@@ -288,15 +289,6 @@ def _odometry_intrinsics(path: Path) -> Intrinsics:
             )
         return values[0], values[5], values[2], values[6]
     raise FadepthError(f"calibration file {path} has no key 'P2': {remedy}")
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's head."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except DAMAGED_IMAGE:
-        raise FadepthError(f"image {path} is damaged: {_RESTORE}") from None
 
 
 # OXTS

@@ -339,7 +339,7 @@ def _ddad_frames(
 def _list_make3d(root: Path, listed: Path | None) -> tuple[list[Frame], list[_Check]]:
     frames, checks = [], []
     for item in make3d.list_frames(root, listed):
-        height, width = _image_size(item.image)
+        height, width = kitti.image_size(item.image)
         image, depth = _relative(root, item.image), _relative(root, item.depth)
         frames.append(
             Frame(
@@ -356,7 +356,7 @@ def _list_cityscapes(
 ) -> tuple[list[Frame], list[_Check]]:
     frames, checks = [], []
     for item in cityscapes.list_frames(root, folder, listed):
-        height, width = _image_size(item.image)
+        height, width = kitti.image_size(item.image)
         image, depth, camera = (
             _relative(root, path) for path in (item.image, item.disparity, item.camera)
         )
@@ -374,15 +374,6 @@ def _list_cityscapes(
             _Check(camera, None),
         ]
     return frames, checks
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Height and width from an image's head."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except DAMAGED_IMAGE:
-        raise FadepthError(f"image {path} is damaged: restore it from the archive") from None
 
 
 def _render(config: DataSettings, root: Path, workers: int, progress: Progress | None) -> None:

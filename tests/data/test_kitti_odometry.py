@@ -1,5 +1,6 @@
 """KITTI odometry: both layouts in small, damage to them, and the real motion of drive 0005."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -65,13 +66,13 @@ def odometry(tmp_path: Path) -> Path:
 
 
 def write_raw(root: Path, name: str) -> Path:
-    """The frames of a sequence in the raw layout, all but the first one empty files."""
+    """The frames of a sequence in the raw layout, all links to one picture."""
     drive, first, last = SEQUENCES[name]
     day = root / drive[:10]
     folder = day / f"{drive}_sync/image_02/data"
     write_image(folder / f"{first:010d}.jpg")
     for number in range(first + 1, last + 3):  # the drive goes on after the sequence
-        (folder / f"{number:010d}.jpg").touch()
+        os.link(folder / f"{first:010d}.jpg", folder / f"{number:010d}.jpg")
     (day / "calib_cam_to_cam.txt").write_text(
         f"S_rect_02: 2.400000e+01 8.000000e+00\nP_rect_02: {P2}\n"
     )
@@ -177,7 +178,7 @@ def test_raw_drives_may_lie_elsewhere(tmp_path: Path) -> None:
     shutil.move(tmp_path / "raw/poses", tmp_path / "here/poses")
     sequence = read_sequence(tmp_path / "here", "04", tmp_path / "raw")
     assert len(sequence.images) == 271
-    with pytest.raises(FadepthError, match=r"sequence 04 has neither .*here/sequences/04 nor .*16"):
+    with pytest.raises(FadepthError, match=r"sequence 04 has neither .*here/sequences/04/image_2 nor .*16"):
         read_sequence(tmp_path / "here", "04")
 
 
@@ -240,7 +241,7 @@ def test_damaged_poses_are_named(
             lambda p: p.write_bytes(b"no image"),
             r"image .*000000\.png is damaged",
         ),
-        ("image_2", shutil.rmtree, r"image folder .*image_2 cannot be read .No such file"),
+        ("image_2", shutil.rmtree, r"sequence 09 has neither .*image_2 nor"),
         (
             "calib.txt",
             Path.unlink,
@@ -272,6 +273,15 @@ def test_folder_without_images_is_told(odometry: Path) -> None:
     folder.mkdir()
     write_image(folder / "0000000000.png")  # a name of the raw data
     with pytest.raises(FadepthError, match=r"image_2 holds no image named by 6 digits"):
+        read_sequence(odometry, "09")
+
+
+def test_a_later_image_of_another_size_is_named(odometry: Path) -> None:
+    path = sorted((odometry / "sequences/09/image_2").iterdir())[-1]
+    with Image.open(path) as image:
+        size = image.width, image.height
+    Image.new("RGB", (size[0] + 2, size[1])).save(path)
+    with pytest.raises(FadepthError, match=rf"{path.name} is {size[0] + 2} x {size[1]} pixels but"):
         read_sequence(odometry, "09")
 
 
