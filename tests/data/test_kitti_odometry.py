@@ -178,7 +178,7 @@ def test_raw_drives_may_lie_elsewhere(tmp_path: Path) -> None:
     shutil.move(tmp_path / "raw/poses", tmp_path / "here/poses")
     sequence = read_sequence(tmp_path / "here", "04", tmp_path / "raw")
     assert len(sequence.images) == 271
-    with pytest.raises(FadepthError, match=r"sequence 04 has neither .*sequences/04/image_2 nor .*16"):
+    with pytest.raises(FadepthError, match=r"04 has neither .*sequences/04/image_2 nor .*16"):
         read_sequence(tmp_path / "here", "04")
 
 
