@@ -32,7 +32,7 @@ from fadepth.config import (
 from fadepth.data.kitti import CAMERAS
 from fadepth.data.prepare import benchmark_identity, data_identity
 from fadepth.errors import FadepthError
-from fadepth.evaluation.protocols import find_protocol, protocol_names
+from fadepth.evaluation.protocols import deciding_content, find_protocol, protocol_names
 from fadepth.fingerprint import code_fingerprint, digest
 
 RunKind = Literal["student", "teacher", "baseline"]
@@ -251,7 +251,7 @@ class Run:
         settings: EvaluationSettings = self.config.evaluation
         return {
             "evaluation": settings.model_dump(mode="json"),
-            "protocol": protocol_content(settings.protocol),
+            "protocol": deciding_content(find_protocol(settings.protocol)),
             "code": code_fingerprint(modules),
         }
 
@@ -260,7 +260,7 @@ class Run:
         settings = self.config.benchmarks[name]
         return {
             "benchmark": benchmark_identity(settings, base),
-            "protocol": protocol_content(settings.protocol),
+            "protocol": deciding_content(find_protocol(settings.protocol)),
             "code": code_fingerprint(EVALUATION_CODE),
         }
 
@@ -313,11 +313,6 @@ def odometry_identity(settings: OdometrySettings, sequence: str, base: Path) -> 
         "poses": hashlib.sha256(poses.read_bytes()).hexdigest() if poses.is_file() else None,
         "code": code_fingerprint(ODOMETRY_CODE),
     }
-
-
-def protocol_content(name: str) -> dict[str, Any]:
-    """What a protocol says that decides numbers, without title and sources."""
-    return find_protocol(name).model_dump(mode="json", exclude={"title", "sources", "images"})
 
 
 def _refuse_other_protocols(config: Config, origin: str) -> None:

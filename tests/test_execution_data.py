@@ -1,16 +1,21 @@
-"""Ego masks from frames: `fadepth data ego-mask`."""
+"""Ego masks from frames, and frames that could not be evaluated."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fadepth.config import BenchmarkSettings
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
+from fadepth.data.prepare import benchmark_identity
 from fadepth.errors import FadepthError
-from fadepth.execution.data import EGO_FRAMES, estimate_ego_masks
+from fadepth.evaluation.protocols import find_protocol
+from fadepth.execution.data import EGO_FRAMES, estimate_ego_masks, require_truths
 from fadepth.training import load_world_masks
+from tests.data.fixtures import write_make3d
 from tests.tiny import tiny_config
 
 HEIGHT, WIDTH = 64, 96
@@ -58,7 +63,7 @@ def test_each_camera_gets_the_mask_of_its_own_view(tmp_path: Path) -> None:
 
 def test_too_few_frames_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     manifest = drive(tmp_path, 3)
-    with pytest.raises(FadepthError, match="give more frames of the drive"):
+    with pytest.raises(FadepthError, match=r"camera l has 3 training frames in .*at least 8"):
         estimate_ego_masks(tiny_config(tmp_path), manifest, tmp_path / "ego")
     assert not (tmp_path / "ego").exists()
 
@@ -70,3 +75,23 @@ def test_frames_are_spread_over_the_whole_list() -> None:
     assert chosen[0] == 0
     assert chosen[-1] == 999
     assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
+
+
+def test_frames_without_ground_truth_are_told_before_anything_is_hashed(tmp_path: Path) -> None:
+    """Days of training later the evaluation would fail."""
+    frame = Frame(
+        "2011_09_26/2011_09_26_drive_0001_sync", 5, "l", "i.png", {}, None, 1, 1, None, None
+    )
+    protocol = find_protocol("kitti_eigen_improved")
+    with pytest.raises(FadepthError, match=r"^2 of 3 frames to evaluate have no ground truth.*pro"):
+        require_truths([frame, replace(frame, depth_png="d.png"), frame], tmp_path, protocol)
+    require_truths([replace(frame, depth_png="d.png")], tmp_path, protocol)
+
+
+def test_a_download_that_went_on_is_another_benchmark(tmp_path: Path) -> None:
+    settings = BenchmarkSettings(source="make3d", root="make3d", protocol="make3d")
+    write_make3d(tmp_path / "make3d", 2)
+    before = benchmark_identity(settings, tmp_path)
+    assert benchmark_identity(settings, tmp_path) == before
+    write_make3d(tmp_path / "make3d", 3)
+    assert benchmark_identity(settings, tmp_path) != before

@@ -13,10 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fadepth.data.kitti import FrameId, image_path, read_camera
+from fadepth.data.kitti import FrameId, image_path, read_camera, read_split
 from fadepth.data.kitti_odometry import oxts_to_camera, read_oxts
+from fadepth.data.manifest import Frame
 from fadepth.errors import FadepthError
 from fadepth.evaluation.odometry import predict_trajectory
+from fadepth.evaluation.protocols import find_protocol
 from fadepth.execution import evaluate as stage
 from fadepth.execution.evaluate import evaluate_odometry
 from tests.tiny import tiny_config, tiny_manifest
@@ -120,6 +122,27 @@ def test_a_networks_poses_are_chained_in_the_order_of_time(
     )
     expected = np.stack([np.zeros(len(FRAMES)), np.zeros(len(FRAMES)), np.arange(len(FRAMES))], 1)
     np.testing.assert_allclose(poses[:, :3, 3], expected, atol=1e-5)
+
+
+def listed(path: Path) -> list[Frame]:
+    return [
+        Frame(f.drive, f.number, f.side, "i.png", {}, None, 1, 1, None, None)
+        for f in read_split(path)
+    ]
+
+
+def test_published_lists_are_told_from_others(test_data: Path) -> None:
+    """By every frame in its order: a list of the same length is not the same list."""
+    raw, improved = find_protocol("kitti_eigen_raw"), find_protocol("kitti_eigen_improved")
+    eigen = listed(test_data / "splits" / "eigen" / "test_files.txt")
+    benchmark = listed(test_data / "splits" / "eigen_benchmark" / "test_files.txt")
+    assert stage.is_published_list(eigen, raw) is True
+    assert stage.is_published_list(benchmark, improved) is True
+    assert stage.is_published_list(benchmark, raw) is False
+    assert stage.is_published_list(eigen[:-1], raw) is False
+    assert stage.is_published_list([*eigen[:-1], eigen[0]], raw) is False
+    assert stage.is_published_list(eigen[:134], find_protocol("make3d")) is None
+    assert stage.is_published_list(eigen[:133], find_protocol("make3d")) is False
 
 
 def test_a_missing_sequence_is_told(run: Any, tmp_path: Path) -> None:

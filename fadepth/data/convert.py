@@ -7,6 +7,7 @@ as large and slower to decode.
 
 import errno
 import io
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from fadepth.data.manifest import FITTED_FRAMES, SPLITS, evenly_spread
 from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
 from fadepth.files import atomic_path, readable_bytes, told_when_unwritable, write_atomic
+
+log = logging.getLogger(__name__)
 
 #: Sequences of KITTI odometry that poses are evaluated on.
 ODOMETRY = ("09", "10")
@@ -418,8 +421,9 @@ def _carry_out(plan: _Plan, workers: int, progress: Progress | None) -> Prepared
                 size += result.size
                 linked += result.size if result.linked else 0
                 written += 0 if result.linked or result.outcome == "kept" else result.size
-                if result.outcome == "failed" and len(errors) < 3:
-                    errors.append(result.error)
+                if result.outcome == "failed":
+                    log.warning("%s", result.error)  # all of them; the error names three
+                    errors += [result.error] * (len(errors) < 3)
                 if progress:
                     progress(done, need.files)
     except OSError as error:

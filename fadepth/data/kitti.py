@@ -56,7 +56,8 @@ def read_split(path: Path) -> list[FrameId]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         raise FadepthError(
-            f"split list {path} does not exist: 'data.splits' must name the folder that holds "
+            f"split list {path} does not exist: restore it ('fadepth data fetch-splits' fetches "
+            "the published ones) or name another; 'data.splits' must name the folder that holds "
             "train_files.txt, val_files.txt and test_files.txt"
         ) from None
     except UnicodeDecodeError:

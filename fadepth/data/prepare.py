@@ -22,6 +22,10 @@ from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
 from fadepth.files import told_when_unwritable
 
+#: Called with the frames of every split and the folder that their paths start from.
+Approve = Callable[[dict[Split, list[Frame]], Path], None]
+
+
 # Identity
 
 
@@ -78,7 +82,13 @@ def benchmark_identity(settings: BenchmarkSettings, base: Path) -> str:
         FadepthError: the list of frames is absent.
     """
     parts = [settings.model_dump_json(exclude={"root", "frames", "protocol"}).encode()]
-    if settings.frames:
+    if not settings.frames:
+        # Without a list all that is there counts: a download that went on is another benchmark.
+        root = base / expand(settings.root)
+        # Endings jpg, png and mat:
+        names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.[jpm][pna][gt]"))
+        parts.append("\n".join(names).encode())
+    else:
         path = base / expand(settings.frames)
         try:
             parts.append(hashlib.sha256(path.read_bytes()).digest())
@@ -138,6 +148,7 @@ def prepare_data(
     base: Path,
     workers: int = 1,
     progress: Progress | None = None,
+    approve: Approve | None = None,
 ) -> Manifest:
     """Find, decode and hash every file that the split lists call for, and write the manifest.
 
@@ -151,6 +162,7 @@ def prepare_data(
         base: folder that relative paths in the settings start from.
         workers: threads (decoding and hashing release Python's lock).
         progress: called with (files done, files in all).
+        approve: called with the frames found, before files are read; raises where it refuses them.
 
     Raises:
         FadepthError: the root, a list, a frame, a neighbour of a training or validation frame or
@@ -173,6 +185,8 @@ def prepare_data(
         )
     list_frames = _list_ddad if config.source == "ddad" else _list_kitti
     frames, checks = list_frames(config, root, splits)
+    if approve:
+        approve(frames, root)
     files = _check_files(root, checks, workers, progress)
     manifest = Manifest(config.name, str(root), frames, files)
     with told_when_unwritable(output):
@@ -188,6 +202,7 @@ def prepare_benchmark(
     base: Path,
     workers: int = 1,
     progress: Progress | None = None,
+    approve: Approve | None = None,
 ) -> Manifest:
     """As `prepare_data` for frames that runs are only evaluated on: the manifest's `test`.
 
@@ -217,6 +232,8 @@ def prepare_benchmark(
         frames, checks = _list_cityscapes(root, settings.folder, listed)
     if not frames:
         raise FadepthError(f"{root} holds no frame of {settings.source}: set {where} to its folder")
+    if approve:
+        approve({"train": [], "val": [], "test": frames}, root)
     files = _check_files(root, checks, workers, progress)
     manifest = Manifest(name, str(root), {"train": [], "val": [], "test": frames}, files)
     with told_when_unwritable(output):

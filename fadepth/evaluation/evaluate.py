@@ -1,6 +1,7 @@
 """Evaluation over a list of frames: metrics per image, then their mean."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from fadepth.evaluation.protocols import (
     Protocol,
     Resize,
     find_protocol,
+    ground_truth_file,
     load_ground_truth,
     require_ground_truth,
 )
@@ -137,6 +139,7 @@ def evaluate(
     predict: Predict,
     protocol: Protocol | str,
     progress: Progress | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Evaluate predictions of many frames, one after the other (monodepth2 `evaluate_depth.py`).
 
@@ -147,6 +150,7 @@ def evaluate(
             sigmoid (`fadepth.geometry`).
         protocol: a protocol or its name.
         progress: called with (frames done, frames in all).
+        files: path -> sha256 from the manifest; where given, images and ground truth are compared.
 
     Returns:
         A table with one row per frame — `drive`, `frame`, `side`, the protocol's metrics,
@@ -154,7 +158,8 @@ def evaluate(
         the mean of each metric over the frames.
 
     Raises:
-        FadepthError: names the frame that lacks ground truth or has an unusable prediction.
+        FadepthError: names the frame that lacks ground truth or has an unusable prediction, or the
+            file that is not what the manifest says.
     """
     if isinstance(protocol, str):
         protocol = find_protocol(protocol)
@@ -165,6 +170,9 @@ def evaluate(
         require_ground_truth(frame, root, protocol)
     rows = []
     for frame in frames:
+        if files is not None:
+            for path in (frame.image, ground_truth_file(frame, protocol)):
+                _require_unchanged(root, path or "", files)
         gt = load_ground_truth(frame, root, protocol)
         depth = depth_at(predict(frame), gt.shape, protocol)
         try:
@@ -184,3 +192,15 @@ def evaluate(
             progress(len(rows), len(frames))
     table = pd.DataFrame(rows)
     return table, {name: float(table[name].mean()) for name in protocol.metrics}
+
+
+def _require_unchanged(root: Path, path: str, files: Mapping[str, str]) -> None:
+    try:
+        found = hashlib.sha256((root / path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise FadepthError(f"{root / path} cannot be read ({error.strerror}): restore it") from None
+    if found != files.get(path):
+        raise FadepthError(
+            f"{root / path} has changed since the data were prepared: restore it, or delete the "
+            "manifest and run the workflow again"
+        )

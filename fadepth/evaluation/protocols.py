@@ -7,7 +7,7 @@ is named by its path.
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,18 @@ GroundTruth = Literal[
 Metric = Literal[
     "abs_rel", "sq_rel", "rmse", "rmse_log", "delta_1", "delta_2", "delta_3", "log10", "rmse_log10"
 ]
+
+
+#: Which data sets have which ground truth.
+_HOLDERS: dict[GroundTruth, set[Source]] = {
+    "velodyne_forward_x": {"kitti"},
+    "velodyne_camera_z": {"kitti"},
+    "depth_png": {"kitti", "synthetic"},
+    "ddad_lidar": {"ddad"},
+    "ddad_lidar_nearest": {"ddad"},
+    "make3d_grid": {"make3d"},
+    "cityscapes_disparity": {"cityscapes"},
+}
 
 
 class Box(Settings):
@@ -122,6 +134,19 @@ class Protocol(Settings):
     metrics: tuple[Metric, ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(description="public code or paper that states the lines")
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Protocol":
+        if self.clamp[0] >= self.clamp[1]:
+            raise ValueError("clamp must be [smaller, larger]")
+        if self.max_depth is not None and self.min_depth >= self.max_depth:
+            raise ValueError("min_depth must be below max_depth")
+        if isinstance(self.scaling, float) and self.scaling <= 0:
+            raise ValueError("scaling must be above 0")
+        wrong = set(self.data) - _HOLDERS[self.ground_truth]
+        if wrong:
+            raise ValueError(f"data must not name {sorted(wrong)[0]} with this ground_truth")
+        return self
+
     def ratio(self, truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> float:
         """The factor for a prediction, from the pixels (N,) that count."""
         if isinstance(self.scaling, float):
@@ -145,6 +170,11 @@ def find_protocol(name: str) -> Protocol:
         FadepthError: there is none (the known names are listed), or the file is not in order.
     """
     return _read(Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml")
+
+
+def deciding_content(protocol: Protocol) -> dict[str, Any]:
+    """What a protocol says that decides numbers, without title and sources."""
+    return protocol.model_dump(mode="json", exclude={"title", "sources"})
 
 
 def protocol_names() -> list[str]:

@@ -1,18 +1,24 @@
 """What the rules of workflow/rules/data.smk do: manifests, the cache of images, ego masks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fadepth.config import BenchmarkSettings, Config, DataSettings, expand
+from fadepth.config import BenchmarkSettings, Config, DataSettings, Split, expand
 from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
-from fadepth.data.manifest import Manifest, evenly_spread
+from fadepth.data.manifest import Frame, Manifest, evenly_spread
 from fadepth.data.prepare import data_identity, prepare_benchmark, prepare_data
 from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import (
+    Protocol,
+    find_protocol,
+    ground_truth_file,
+    require_ground_truth,
+)
 from fadepth.files import atomic_path
 from fadepth.losses.masks import ego_vehicle
 
@@ -20,6 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Frames of each camera, spread evenly, from which `ego_vehicle` is estimated [derived].
 EGO_FRAMES = 64
+EGO_FEWEST = 8
 
 
 def data_root(settings: DataSettings) -> Path:
@@ -37,9 +44,15 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
     def tell(done: int, total: int) -> None:
         log.info("%s: %d of %d", "scenes and files" if done < total else "done", done, total)
 
-    manifest = prepare_data(settings, output, base=Path.cwd(), workers=threads, progress=tell)
+    def approve(frames: dict[Split, list[Frame]], root: Path) -> None:
+        split = config.evaluation.split
+        require_truths(frames[split], root, find_protocol(config.evaluation.protocol))
+
+    manifest = prepare_data(
+        settings, output, base=Path.cwd(), workers=threads, progress=tell, approve=approve
+    )
     counts = ", ".join(f"{len(frames)} {split}" for split, frames in manifest.splits.items())
-    log.info("%s frames listed in %s", counts, output)
+    log.warning("%s frames listed in %s", counts, output)
 
 
 def cache_images_of(
@@ -76,10 +89,32 @@ def prepare_benchmark_of(config: Config, name: str, output: Path, threads: int) 
     """Rule `prepare_benchmark`: check the frames of a benchmark, and write their manifest."""
     settings = find_benchmark(config, name)
     tell = tell_progress("file")
+
+    def approve(frames: dict[Split, list[Frame]], root: Path) -> None:
+        require_truths(frames["test"], root, find_protocol(settings.protocol))
+
     manifest = prepare_benchmark(
-        name, settings, output, base=Path.cwd(), workers=threads, progress=tell
+        name, settings, output, base=Path.cwd(), workers=threads, progress=tell, approve=approve
     )
     log.warning("%d frames listed in %s", len(manifest.splits["test"]), output)
+
+
+def require_truths(frames: Sequence[Frame], root: Path, protocol: Protocol) -> None:
+    """Told before days of training: which frames could not be evaluated.
+
+    Raises:
+        FadepthError: frames lack ground truth of the protocol's kind.
+    """
+    lacking = [frame for frame in frames if ground_truth_file(frame, protocol) is None]
+    if not lacking:
+        return
+    try:
+        require_ground_truth(lacking[0], root, protocol)
+    except FadepthError as error:
+        raise FadepthError(
+            f"{len(lacking)} of {len(frames)} frames to evaluate have no ground truth; the first: "
+            f"{error}"
+        ) from None
 
 
 def find_benchmark(config: Config, name: str) -> BenchmarkSettings:
@@ -103,11 +138,22 @@ def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> Non
     Beside each, a picture of the last frame with the vehicle in colour: an estimate is to be looked
     at before it is used.
     """
-    manifest, root = Manifest.read(manifest_path), data_root(config.data)
-    size = config.data.height, config.data.width
+    manifest = Manifest.read(manifest_path)
+    root, size = Path(manifest.root), (config.data.height, config.data.width)
     frames = manifest.splits["train"]
     for camera in sorted({frame.side for frame in frames}):
         chosen = evenly_spread([frame for frame in frames if frame.side == camera], EGO_FRAMES)
+        drives = len({frame.drive for frame in chosen})
+        if len(chosen) < EGO_FEWEST:
+            raise FadepthError(
+                f"camera {camera} has {len(chosen)} training frames in {manifest_path}, but its "
+                f"vehicle is told from the scene by at least {EGO_FEWEST}, best of several drives"
+            )
+        if len(chosen) < EGO_FRAMES or drives < 2:
+            log.warning(
+                "%s: only %d frames of %d drive(s): plain road may pass for the vehicle",
+                camera, len(chosen), drives,
+            )  # fmt: skip
         images = np.stack([resize_image(read_image(root / f.image), *size) for f in chosen])
         images = images.transpose(0, 2, 3, 1)
         vehicle = ego_vehicle(images.astype(np.float32) / 255)

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from torch import Tensor
 from fadepth.config import expand
 from fadepth.data.kitti import read_image
 from fadepth.data.kitti_odometry import read_sequence, seen_in_training
+from fadepth.data.kitti_splits import identify_frames
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
@@ -35,6 +36,7 @@ from fadepth.evaluation.odometry import (
 )
 from fadepth.evaluation.protocols import (
     Protocol,
+    deciding_content,
     find_protocol,
     in_range,
     load_ground_truth,
@@ -48,6 +50,7 @@ from fadepth.execution.data import (
 )
 from fadepth.execution.train import set_threads, write_settings
 from fadepth.files import atomic_path, write_atomic
+from fadepth.fingerprint import digest
 from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
@@ -119,10 +122,12 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
         record.write(status="finished", ended=time.time(), parameters_inference=0)
     else:
         predict, parameters = network_predictor(run, runs, root, protocol)
-    per_image, mean = evaluate(frames, root, predict, protocol, tell_progress("image"))
+    per_image, mean = evaluate(
+        frames, root, predict, protocol, tell_progress("image"), manifest.files
+    )
     draw_run_panels(run, folder, frames, root, predict, protocol)
     said: dict[str, str | int] = {"split": settings.split, "dataset": run.config.data.name}
-    write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said)
+    write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said, frames)
 
 
 def write_evaluation(
@@ -134,6 +139,7 @@ def write_evaluation(
     manifest: Manifest,
     parameters: int,
     said: dict[str, str | int],
+    frames: Sequence[Frame],
 ) -> None:
     """`per_image.csv` and `metrics.json`, the latter last; `said` tells which frames they are."""
     with atomic_path(folder / "per_image.csv") as temporary:
@@ -141,9 +147,11 @@ def write_evaluation(
     content: dict[str, Any] = {
         "run_id": run.id,
         "protocol": protocol.name,
+        "protocol_digest": digest(deciding_content(protocol)),
         **said,
         "images": len(per_image),
         "images_published": protocol.images,
+        "is_published_list": is_published_list(frames, protocol),
         "scale": run.config.scale,
         "seed": run.seed,
         "data_hash": manifest.content_hash,
@@ -151,12 +159,27 @@ def write_evaluation(
         "metrics": mean,
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
-    listed = f" of {protocol.images} in the published list" if protocol.images else ""
+    listed = ""
+    if content["is_published_list"] is False:
+        listed = f", not the {protocol.images} of the published list"
     first = next(iter(mean))
     log.warning(
         "%s %.4f over %d images%s (%s); results are in %s",
         first, mean[first], len(per_image), listed, protocol.name, folder,
     )  # fmt: skip
+
+
+def is_published_list(frames: Sequence[Frame], protocol: Protocol) -> bool | None:
+    """Whether these are the images of the published numbers; None where it cannot be told.
+
+    KITTI's lists are compared frame by frame. Of other data only the number of images is known.
+    """
+    if protocol.images is None:
+        return None
+    if protocol.data == ("kitti",):
+        found = identify_frames([frame.id for frame in frames])
+        return found is not None and found.entries == protocol.images
+    return None if len(frames) == protocol.images else False
 
 
 def evaluate_benchmark(
@@ -170,7 +193,9 @@ def evaluate_benchmark(
     root = Path(manifest.root)
     predict, parameters = network_predictor(run, runs, root, protocol)
     frames = manifest.splits["test"]
-    per_image, mean = evaluate(frames, root, predict, protocol, tell_progress("image"))
+    per_image, mean = evaluate(
+        frames, root, predict, protocol, tell_progress("image"), manifest.files
+    )
     folder = runs / run.id / "benchmarks" / name
     draw_run_panels(run, folder, frames, root, predict, protocol)
     seen = frames_seen(frames, Manifest.read(trained_on))
@@ -182,7 +207,7 @@ def evaluate_benchmark(
         "trained_on": run.config.data.name,
         "frames_of_training_drives": seen,
     }
-    write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said)
+    write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said, frames)
 
 
 def frames_seen(frames: list[Frame], trained_on: Manifest) -> int:
@@ -326,8 +351,10 @@ def evaluate_odometry(run: Run, name: str, runs: Path, trained_on: Path, threads
     }
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
     log.warning(
-        "sequence %s: 5-frame ATE %.4f +- %.4f m, whole trajectory %.1f m; results are in %s",
-        name, snippets.mean, snippets.std, content["metrics"]["ate_sim3"], folder,
+        "sequence %s: 5-frame ATE %.4f +- %.4f m; whole trajectory, aligned by rotation and scale, "
+        "%.2f m, by scale alone %.2f m; results are in %s",
+        name, snippets.mean, snippets.std, content["metrics"]["ate_sim3"],
+        content["metrics"]["ate_scale"], folder,
     )  # fmt: skip
 
 

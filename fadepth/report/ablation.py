@@ -319,6 +319,9 @@ def _notes(rows: Sequence[Row], records: Mapping[str, RunRecord]) -> list[str]:
     if len(counts) > 1:
         notes.append(f"rows have {min(counts)} to {max(counts)} seeds")
     used = [records[run_id] for row in rows for run_id in row.run_ids]
+    if used and used[0].evaluation.get("is_published_list") is False:
+        images, published = (used[0].evaluation[k] for k in ("images", "images_published"))
+        notes.append(f"{images} images, not the {published} of the published list")
     trained = [record for record in used if record.kind == "variant"]
     compared: dict[str, set[str]] = {
         "scales": {str(record.manifest["scale"]) for record in used},

@@ -624,8 +624,13 @@ def preset(world_of: Callable[[str], World], tmp_path: Path) -> Path:
         "source": "cityscapes", "root": str(world_of("cityscapes").base / "data"),
         "protocol": "cityscapes",
     }  # fmt: skip
+    # The workflow's manifest wants lidar for every test frame, which frame 16 has not.
+    splits = tmp_path / "splits_with_lidar"
+    splits.mkdir()
+    for split, text in {**LISTS, "test": f"{DRIVE} 5 l\n"}.items():
+        (splits / f"{split}_files.txt").write_text(text)
     settings = {
-        "data": {"root": str(base / "data"), "splits": str(base / "splits")},
+        "data": {"root": str(base / "data"), "splits": str(splits)},
         "benchmarks": {"city": cityscapes},
     }
     (tmp_path / "preset.yaml").write_text(yaml.safe_dump(settings))

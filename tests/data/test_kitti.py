@@ -247,7 +247,7 @@ def test_malformed_split_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_absent_and_empty_split_lists(tmp_path: Path) -> None:
-    with pytest.raises(FadepthError, match=r"train_files\.txt does not exist: 'data\.splits'"):
+    with pytest.raises(FadepthError, match=r"train_files\.txt does not exist: .*'data\.splits'"):
         kitti.read_split(tmp_path / "train_files.txt")
     (tmp_path / "train_files.txt").write_text("\n")
     with pytest.raises(FadepthError, match="names no frame"):

@@ -132,6 +132,17 @@ def test_damaged_ground_truth_is_found_before_any_evaluation(tmp_path: Path) -> 
     assert not (tmp_path / "m.jsonl").exists()
 
 
+def test_files_that_changed_since_the_manifest_are_refused(tmp_path: Path) -> None:
+    write_make3d(tmp_path / "make3d", 2)
+    frames = prepared(tmp_path / "make3d", "make3d", tmp_path / "m.jsonl")
+    files = Manifest.read(tmp_path / "m.jsonl").files
+    root = tmp_path / "make3d"
+    evaluate(frames, root, ramp, "make3d", files=files)
+    (root / str(frames[1].depth_file)).write_bytes((root / str(frames[0].depth_file)).read_bytes())
+    with pytest.raises(FadepthError, match=rf"{frames[1].drive}.mat has changed since the data"):
+        evaluate(frames, root, ramp, "make3d", files=files)
+
+
 def test_a_missing_folder_is_told_with_the_key(tmp_path: Path) -> None:
     with pytest.raises(FadepthError, match=r"nowhere does not exist: set 'benchmarks.make3d.root'"):
         prepared(tmp_path / "nowhere", "make3d", tmp_path / "m.jsonl")

@@ -60,6 +60,10 @@ def test_protocol_of_ones_own(tmp_path: Path) -> None:
         ("max_depth: 80", "", "key 'max_depth': Field required"),
         ("post_process:", "postprocess:", "key 'postprocess': Extra inputs"),
         ("rows: [0.40810811, 0.99189189]", "rows: [0.9, 0.4]", "key 'crop': rows and columns must"),
+        ("clamp: [1.0e-3, 80]", "clamp: [80, 1]", ".*clamp must be"),
+        ("scaling: median", "scaling: -1", ".*scaling must be above 0"),
+        ("max_depth: 80", "max_depth: 0", ".*min_depth must be below"),
+        ("data: [kitti]", "data: [make3d]", ".*data must not name make3d"),
         ("rows: [0.40810811, 0.99189189]", "rows: [153, 371]", r"key 'crop': .* within \[0, 1\]"),
     ],
 )
