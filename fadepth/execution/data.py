@@ -162,6 +162,9 @@ def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> Non
         for name, picture in ((camera, np.where(vehicle, 0, 255)), (f"{camera}_seen", seen)):
             with atomic_path(output / f"{name}.png") as temporary:
                 Image.fromarray(picture.astype(np.uint8)).save(temporary)
+        if not vehicle.any():
+            log.warning("%s: no vehicle is seen, by %d frames", camera, len(chosen))
+            continue
         log.warning(
             "%s: %.1f %% of the image is the vehicle, by %d frames; look at %s, then set "
             "'loss.ego_mask' to %s",
