@@ -1,7 +1,9 @@
 """The loader's benchmark: what it counts, and that every way gets its turn. Nothing on speed."""
 
 import json
+import multiprocessing.util
 import tempfile
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,14 @@ class Clock:
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary folder of this test; `tmp_path` is too long for the sockets of processes."""
+    # Fixed now, since it is chosen once in a process and this test's folder goes.
+    multiprocessing.util.get_temp_dir()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
+        monkeypatch.undo()
 
 
 def test_an_image_is_one_of_a_sample_not_a_sample() -> None:

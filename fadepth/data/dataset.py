@@ -5,6 +5,8 @@ seed, the epoch and the sample's index alone, and the order of an epoch on the s
 Loading processes, their number, the order of batches and a resumed run therefore change nothing.
 """
 
+import multiprocessing.util
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,6 +28,10 @@ from fadepth.errors import FadepthError
 _SAMPLE, _ORDER = 1, 2
 #: Batches that each loading process has ready or under way.
 PREFETCH = 2
+
+
+#: Bytes of a socket's name, its final zero included (Linux, `unix(7)`).
+_LONGEST_SOCKET = 108
 
 
 class TrainingFrames(Dataset[dict[str, Tensor]]):
@@ -229,8 +235,11 @@ def load_batches(
     """The batches that `keys` asks for, in that order, by `workers` loading processes (0: none).
 
     Raises:
-        FadepthError: an image is absent or damaged, whichever process met it.
+        FadepthError: an image is absent or damaged, whichever process met it; or the temporary
+            folder's name is too long for the processes' sockets.
     """
+    if workers:
+        _require_short_sockets()
     loader = DataLoader(
         frames,
         batch_sampler=keys,
@@ -244,3 +253,17 @@ def load_batches(
     except FadepthError as error:
         # A loading process puts its traceback before the sentence.
         raise FadepthError(str(error).rsplit("FadepthError: ", 1)[-1].strip()) from None
+
+
+def _require_short_sockets() -> None:
+    """Refuse what torch would answer by waiting for ever.
+
+    A loading process hands its images on through a socket in the temporary folder. Where the
+    socket's name is too long, the process drops the batch, and the training waits for it.
+    """
+    folder = multiprocessing.util.get_temp_dir()
+    if len(os.fsencode(folder)) + len("/listener-xxxxxxxx") >= _LONGEST_SOCKET:
+        raise FadepthError(
+            f"the name of the temporary folder {folder} is too long for loading processes: set "
+            "TMPDIR to a shorter one such as /tmp, or 'training.workers' to 0"
+        )

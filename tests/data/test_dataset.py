@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import socket
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -289,3 +290,17 @@ def test_loading_processes_live_through_all_epochs(frames, monkeypatch) -> None:
     assert len(batches) == 10
     assert len(processes) == 2
     assert os.getpid() not in processes
+
+
+def test_a_temporary_folder_with_too_long_a_name_is_told(
+    frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own limit: a socket of such a name cannot be bound, and torch would wait."""
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as one, pytest.raises(OSError, match="path too long"):
+        one.bind(str(folder / "listener-abcdefgh"))
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(folder))
+    with pytest.raises(FadepthError, match="is too long for loading processes: set TMPDIR"):
+        next(load_batches(dataset(frames), [[(0, 0), (0, 1)]], workers=1))
+    assert next(load_batches(dataset(frames), [[(0, 0), (0, 1)]], workers=0))
