@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, name):
+        if error.errno and error.filename in (None, name):
             error.filename = str(path)  # what the user knows
         raise
     finally:

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 STREET = {
     "data": {
         "source": "synthetic",
+        "cache": "off",
         "synthetic": {
             "scenes": {"train": 1, "val": 1, "test": 1},
             "frames": {"train": 4, "val": 3, "test": 3},
