@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -26,6 +26,8 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from fadepth.errors import FadepthError
+
+Named = TypeVar("Named")
 
 Scale = Literal["smoke", "quick", "full"]
 Split = Literal["train", "val", "test"]
@@ -74,6 +76,14 @@ class JitterSettings(Settings):
     contrast: float = Field(0.2, ge=0, lt=1)
     saturation: float = Field(0.2, ge=0, lt=1)
     hue: float = Field(0.1, ge=0, le=0.5, description="shift in turns of the colour circle")
+
+
+def names_checked(named: dict[str, Named]) -> dict[str, Named]:
+    """Names become parts of folder names and columns: lower-case letters, digits, underscore."""
+    for name in named:
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            raise ValueError(f"name '{name}' may have only a-z, 0-9 and _, since folders carry it")
+    return named
 
 
 def _distinct_cameras(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -412,10 +422,7 @@ class Config(Settings):
     def _names_fit_folders(
         cls, value: dict[str, BenchmarkSettings]
     ) -> dict[str, BenchmarkSettings]:
-        for name in value:
-            if not re.fullmatch(r"[a-z0-9_]+", name):
-                raise ValueError(f"name '{name}' may have only a-z, 0-9 and _: folders carry it")
-        return value
+        return names_checked(value)
 
     @field_validator("seeds")
     @classmethod
@@ -428,6 +435,21 @@ class Config(Settings):
 def ego_mask_path(name: str, camera: str) -> Path:
     """File of `loss.ego_mask` for a camera."""
     return Path(expand(name.replace("{camera}", camera)))
+
+
+def find_benchmark(config: Config, name: str) -> BenchmarkSettings:
+    """The benchmark of that name in the preset.
+
+    Raises:
+        FadepthError: the preset has none; those that there are are listed.
+    """
+    if name not in config.benchmarks:
+        known = ", ".join(config.benchmarks) or "none"
+        raise FadepthError(
+            f"the preset has no benchmark '{name}' (there are: {known}): describe it in "
+            "'benchmarks' of the preset"
+        )
+    return config.benchmarks[name]
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ run's id (settings, seed, data, teacher) and in its code fingerprint.
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ from fadepth.config import (
     identity_settings,
     load_yaml,
     merge,
+    names_checked,
     parse_config,
 )
 from fadepth.data.kitti import CAMERAS
@@ -68,14 +68,6 @@ BASELINE_LABELS: dict[Baseline, str] = {
 }
 
 
-def _names_checked(named: dict[str, Any]) -> dict[str, Any]:
-    """Names become parts of folder names and columns: lower-case letters, digits, underscore."""
-    for name in named:
-        if not re.fullmatch(r"[a-z0-9_]+", name):
-            raise ValueError(f"name '{name}' may have only a-z, 0-9 and _, since folders carry it")
-    return named
-
-
 class Factor(Settings):
     """One thing that a study varies: named levels, each a set of overrides; the first is plain."""
 
@@ -92,7 +84,7 @@ class Factor(Settings):
     @field_validator("levels")
     @classmethod
     def _names_fit_folders(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return _names_checked(value)
+        return names_checked(value)
 
     @field_validator("levels")
     @classmethod
@@ -116,7 +108,7 @@ class StudyFile(Settings):
     @field_validator("factors")
     @classmethod
     def _names_fit_folders(cls, value: dict[str, Factor]) -> dict[str, Factor]:
-        return _names_checked(value)
+        return names_checked(value)
 
     @property
     def plain(self) -> dict[str, str]:

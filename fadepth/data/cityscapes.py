@@ -32,9 +32,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from fadepth.data.kitti import DAMAGED_IMAGE, Intrinsics
+from fadepth.data.kitti import Intrinsics, read_png16
 from fadepth.data.make3d import read_lines, require_files
 from fadepth.errors import FadepthError
 
@@ -228,15 +227,7 @@ def read_disparity(path: Path) -> NDArray[np.float32]:
         FadepthError: the file is absent, damaged or not a 16-bit grey PNG.
     """
     remedy = "unpack its archive of Cityscapes (disparity_trainvaltest.zip) again"
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FadepthError(f"disparity map {path} does not exist: {remedy}") from None
-    except DAMAGED_IMAGE:
-        raise FadepthError(f"disparity map {path} is damaged: {remedy}") from None
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or values.dtype.itemsize < 2:
-        raise FadepthError(f"disparity map {path} is not a 16-bit grey PNG: {remedy}")
+    values = read_png16(path, "disparity map", remedy)
     return np.maximum((values.astype(np.float32) - 1) / 256, 0)
 
 

@@ -350,13 +350,22 @@ def read_depth_png(path: Path) -> NDArray[np.float32]:
     Raises:
         FadepthError: the file is absent, damaged or not a 16-bit grey PNG.
     """
+    return (read_png16(path, "depth map", "restore it") / 256.0).astype(np.float32)
+
+
+def read_png16(path: Path, what: str, remedy: str) -> NDArray[np.integer]:
+    """Read a 16-bit grey PNG, (h, w); errors speak of `what`, and tell the `remedy`.
+
+    Raises:
+        FadepthError: the file is absent, damaged or not a 16-bit grey PNG.
+    """
     try:
         with Image.open(path) as image:
             values = np.asarray(image)
-    except FileNotFoundError:
-        raise FadepthError(f"depth map {path} does not exist: restore it") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FadepthError(f"{what} {path} does not exist: {remedy}") from None
     except DAMAGED_IMAGE:
-        raise FadepthError(f"depth map {path} is damaged: restore it") from None
+        raise FadepthError(f"{what} {path} is damaged: {remedy}") from None
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer) or values.dtype.itemsize < 2:
-        raise FadepthError(f"depth map {path} is not a 16-bit grey PNG: restore it")
-    return (values / 256.0).astype(np.float32)
+        raise FadepthError(f"{what} {path} is not a 16-bit grey PNG: {remedy}")
+    return values

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame
+from fadepth.data.parallel import Progress
 from fadepth.errors import FadepthError
 from fadepth.evaluation.metrics import scaled_metrics
 from fadepth.evaluation.protocols import (
@@ -27,9 +28,6 @@ from fadepth.evaluation.protocols import (
 
 #: Maps an image (1, 3, H, W) in [0, 1] to inverse depth (1, 1, H, W) in 1/metres up to scale.
 PredictImage = Callable[[Tensor], Tensor]
-
-#: Called with (frames done, frames in all).
-Progress = Callable[[int, int], None]
 
 CV2_RESIZE = Resize(quantity="disparity", mode="bilinear", corners="half_pixel")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fadepth.config import BenchmarkSettings, Config, DataSettings, Split, expand
+from fadepth.config import Config, DataSettings, Split, expand, find_benchmark
 from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
@@ -115,21 +115,6 @@ def require_truths(frames: Sequence[Frame], root: Path, protocol: Protocol) -> N
             f"{len(lacking)} of {len(frames)} frames to evaluate have no ground truth; the first: "
             f"{error}"
         ) from None
-
-
-def find_benchmark(config: Config, name: str) -> BenchmarkSettings:
-    """The benchmark of that name in the preset.
-
-    Raises:
-        FadepthError: the preset has none; those that there are are listed.
-    """
-    if name not in config.benchmarks:
-        known = ", ".join(config.benchmarks) or "none"
-        raise FadepthError(
-            f"the preset has no benchmark '{name}' (there are: {known}): describe it in "
-            "'benchmarks' of the preset"
-        )
-    return config.benchmarks[name]
 
 
 def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fadepth.config import expand
+from fadepth.config import expand, find_benchmark
 from fadepth.data.kitti import read_image
 from fadepth.data.kitti_odometry import read_sequence, seen_in_training
 from fadepth.data.kitti_splits import identify_frames
@@ -45,7 +45,6 @@ from fadepth.evaluation.protocols import (
 from fadepth.evaluation.robustness import evaluate_robustness, summary
 from fadepth.execution.data import (
     data_root,
-    find_benchmark,
     tell_progress,
 )
 from fadepth.execution.train import set_threads, write_settings

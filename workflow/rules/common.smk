@@ -16,6 +16,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from fadepth.cli import load_preset
+from fadepth.config import find_benchmark
 from fadepth.data.prepare import benchmark_identity, benchmark_place
 from fadepth.errors import FadepthError
 from fadepth.study import odometry_identity, resolve_all
@@ -129,10 +130,7 @@ def told(function, *arguments):
 
 def benchmark_of(name):
     """Settings of a benchmark; a sentence for one that the preset does not have."""
-    if name not in CONFIG.benchmarks:
-        known = ", ".join(CONFIG.benchmarks) or "none"
-        raise WorkflowError(f"the preset has no benchmark '{name}': there are {known}")
-    return CONFIG.benchmarks[name]
+    return told(find_benchmark, CONFIG, name)
 
 
 def benchmark_manifest(wildcards):
