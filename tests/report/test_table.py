@@ -1,6 +1,7 @@
-"""Marks, rounding, escaping and the three formats of a table."""
+"""Marks, rounding, escaping; CSV, Markdown and LaTeX of a table (HTML: test_html.py)."""
 
 import csv
+import dataclasses
 import io
 import re
 import shutil
@@ -9,11 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from fadepth.report.table import Column, Stamp, Table, TableRow, marks, rounded
+from fadepth.errors import FadepthError
+from fadepth.report.html import html_document
+from fadepth.report.table import (
+    Column,
+    Direction,
+    Noise,
+    Stamp,
+    Table,
+    TableRow,
+    marks,
+    rounded,
+    within_noise,
+)
 from fadepth.report.writers import (
     csv_text,
     escape_latex,
     escape_latex_header,
+    escape_markdown,
     latex_text,
     markdown_text,
     write_table,
@@ -111,11 +125,11 @@ def test_csv_keeps_every_digit_and_leaves_missing_cells_empty():
     assert list(rows[0]) == ["row", "apx", "abs_rel", "delta_1", "abs_rel_std"]
 
 
-def test_missing_is_two_dashes_and_spread_follows_the_mean():
+def test_missing_is_a_dash_and_spread_follows_the_mean():
     text = latex_text(make_table([0.1, None]))
     assert r"0.100 $\pm$ 0.013" in text
     assert re.search(r"row 1 & \$\\bullet\$ & -- & -- \\\\", text)
-    assert "| -- | -- |" in markdown_text(make_table([0.1, None]))
+    assert "| — | — |" in markdown_text(make_table([0.1, None]))
 
 
 def test_latex_escapes_text_but_not_maths_of_headers():
@@ -186,7 +200,24 @@ def test_latex_is_balanced():
     assert r"\begin{tabular}{lcrr}" in text
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def compile_latex(folder: Path, body: str) -> str:
+    """Set `body` with booktabs alone; return the log."""
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}"]
+    document = "\n".join([*lines, body, r"\end{document}"])
+    (folder / "t.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    log = done.stdout.decode("utf-8", errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    return log
+
+
+needs_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed"
+)
+
+
+@needs_latex
 def test_latex_compiles_with_booktabs_alone(tmp_path: Path):
     table = make_table(
         [0.1, None, 0.3],
@@ -194,26 +225,207 @@ def test_latex_compiles_with_booktabs_alone(tmp_path: Path):
         scale="quick",
         kinds=["variant", "variant", "teacher"],
     )
-    document = "\n".join(
-        [
-            r"\documentclass{article}",
-            r"\usepackage{booktabs}",
-            r"\begin{document}",
-            latex_text(table),
-            r"\end{document}",
-        ]
+    text = latex_text(dataclasses.replace(two_groups(), companions=(table,)))
+    assert "Missing character" not in compile_latex(tmp_path, text)
+
+
+@needs_latex
+def test_no_character_stops_latex(tmp_path: Path):
+    """All of Latin, Greek, Cyrillic, punctuation, signs, arrows, mathematics; CJK and emoji."""
+    blocks = [
+        range(0x20, 0x530),
+        range(0x2000, 0x2800),
+        range(0xFB00, 0xFB07),
+        range(0xFF00, 0xFF61),
+    ]
+    everything = [chr(code) for block in blocks for code in block]
+    everything += ["深度", "😀", "👨‍👩", "e\u0301", "x\u0304", "\x00", "a\n\nb"]
+    log = compile_latex(tmp_path, "\n\n".join(f"x{escape_latex(text)}x" for text in everything))
+    assert "Missing character" not in log
+
+
+def test_what_latex_cannot_print_is_visible():
+    assert escape_latex("深x😀") == "?x?"
+    assert escape_latex("é è Å") == "é è Å"
+    assert escape_latex("e\u0301") == "é"
+    assert escape_latex("č ≈ — …") == r"\v{c} $\approx$ \textemdash{} \ldots{}"
+    assert escape_latex("Δδ₁₂ m²") == r"$\Delta$$\delta$$_{1}$$_{2}$ m$^{2}$"
+    assert escape_latex("--seed a---b") == "-{}-seed a-{}-{}-b"
+    # No letter of the original lies below the sign that says "not".
+    assert escape_latex("\u226e") == "?"
+
+
+def two_groups(**changes) -> Table:
+    """Clean and dark input, two groups of rows with headings; a cell of words among numbers."""
+    metrics: list[tuple[str, str, Direction]] = [
+        ("abs_rel", "Abs Rel ↓", "lower"),
+        ("delta_1", "δ₁ ↑", "higher"),
+    ]
+    groups = ["clean input", "dark & wet"]
+    columns = [Column("row", "Row", "Row")]
+    columns += [
+        Column(f"{key}_{index}", title, title, direction, 3, group=group)
+        for index, group in enumerate(groups)
+        for key, title, direction in metrics
+    ]
+    columns.append(Column("cost", "Cost", "Cost", decimals=1))
+    keys = [column.key for column in columns[1:-1]]
+    rows = [
+        TableRow({"row": "Base", "cost": 3.25, **dict.fromkeys(keys, 0.5)}, group="ours"),
+        TableRow(
+            {"row": "+ ETM", "cost": "> 500", **dict.fromkeys(keys, 0.25)},
+            group="ours",
+            missing=dict.fromkeys(keys, "2/3 seeds"),
+        ),
+        TableRow(
+            {"row": "+ APX", **dict.fromkeys(keys[:2], 0.75)},
+            group="ours",
+            missing=dict.fromkeys(keys[2:], "no dark frames") | {"cost": "not timed"},
+        ),
+        TableRow({"row": "Paper", keys[0]: 0.125, "cost": "about 2"}, "reported", "print"),
+    ]
+    return dataclasses.replace(
+        Table(
+            name="two_groups",
+            title="Two groups",
+            columns=tuple(columns),
+            rows=tuple(rows),
+            stamp=Stamp("full", (1, 2), "kitti_x", "kitti_eigen_raw", "abc123"),
+            headings={"ours": "Trained here", "print": "Printed by [1] & others"},
+        ),
+        **changes,
     )
-    (tmp_path / "t.tex").write_text(document, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert "Missing character" not in done.stdout
+
+
+def latex_rows(text: str) -> list[str]:
+    """Lines of the tabular that are rows."""
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    return [line for line in body.splitlines() if line.endswith(r"\\")]
+
+
+def latex_width(row: str) -> int:
+    """Columns that a row covers."""
+    spans = [int(width) for width in re.findall(r"\\multicolumn\{(\d+)\}", row)]
+    return len(re.findall(r"(?<!\\)&", row)) + 1 + sum(width - 1 for width in spans)
+
+
+def test_latex_headings_span_their_columns():
+    text = latex_text(two_groups())
+    rows = latex_rows(text)
+    assert {latex_width(row) for row in rows} == {6}
+    assert r"\multicolumn{2}{c}{clean input} & \multicolumn{2}{c}{dark \& wet}" in rows[0]
+    assert r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}" in text
+    assert r"\multicolumn{6}{l}{\emph{Trained here}} \\" in rows
+    assert r"\multicolumn{6}{l}{\emph{Printed by [1] \& others}} \\" in rows
+    assert text.index("+ APX") < text.index("Printed by") < text.index("Paper")
+    # One below the headers, one between the groups; none above the first heading.
+    assert text.count(r"\midrule") == 2
+
+
+def test_markdown_headings_stand_in_cells():
+    lines = [line for line in markdown_text(two_groups()).splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {8}
+    assert "| Abs Rel ↓ · dark & wet |" in lines[0]
+    assert lines[2].startswith("| **Trained here** |")
+    assert lines[6].startswith(r"| **Printed by \[1\] & others** |")
+
+
+def test_words_in_a_column_of_numbers_are_printed_and_never_ranked():
+    table = two_groups()
+    assert "& $>$ 500 \\\\" in latex_text(table)
+    assert "| about 2 |" in markdown_text(table)
+    column = Column("cost", "Cost", "Cost", "lower", 1)
+    ranked = dataclasses.replace(table, columns=(*table.columns[:-1], column))
+    assert not any(key == "cost" for _, key in marks(ranked))
+
+
+@pytest.mark.parametrize("write", [markdown_text, latex_text, html_document])
+def test_reasons_of_missing_cells_are_told_once_a_row(write):
+    text = write(two_groups())
+    notes = re.sub(r"\\|\{\}", "", text[text.index("Paper") :])
+    assert notes.count("2/3 seeds") == 1
+    # All ranked columns lack seeds: no list; a whole group: its heading.
+    assert re.search(r"\+ ETM: 2/3 seeds(\.|\n)", notes)
+    assert re.search(r"\+ APX: no dark frames \(dark (&|&amp;) wet\)", notes)
+    assert "+ APX: not timed (Cost)" in notes
+
+
+def test_rows_that_lack_the_same_share_a_note():
+    table = make_table([None, None, 0.1], labels=["a", "b", "c"])
+    rows = [dataclasses.replace(row, missing={"abs_rel": "lost"}) for row in table.rows[:2]]
+    table = dataclasses.replace(table, rows=(*rows, table.rows[2]))
+    assert "- a, b: lost (Abs Rel)\n" in markdown_text(table)
+
+
+def test_note_that_opens_with_a_plus_is_no_list():
+    table = dataclasses.replace(make_table([0.1]), notes=("+ ETM: x", "1. y", "a ~b~"))
+    assert {"- \\+ ETM: x", "- 1\\. y", "- a \\~b\\~"} <= set(markdown_text(table).splitlines())
+    assert escape_markdown("+ ETM") == "+ ETM"
+
+
+@pytest.mark.parametrize(("columns", "size"), [(8, None), (9, r"\small"), (12, r"\footnotesize")])
+def test_wide_tables_are_set_smaller(columns, size):
+    table = Table(
+        "wide",
+        "Wide",
+        tuple(Column(f"c{i}", "x", "x", decimals=1) for i in range(columns)),
+        (TableRow({}),),
+        make_table([0.1]).stamp,
+    )
+    head = latex_text(table).split(r"\begin{tabular}")[0].splitlines()
+    assert (size in head) if size else not {r"\small", r"\footnotesize"} & set(head)
+    assert (r"\setlength{\tabcolsep}{4pt}" in head) == (size is not None)
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    table = make_table([-0.0001, -0.25])
+    assert "| 0.000 ± 0.013 |" in markdown_text(table).replace("*", "").replace(
+        "<ins>", ""
+    ).replace("</ins>", "")
+    assert "$-$0.250" in latex_text(table)
+
+
+def test_noise_decides_on_marks_and_on_grey():
+    table = dataclasses.replace(
+        make_table([0.2, 0.195, 0.15]),
+        noise=Noise(0, {"abs_rel": {1: 0.01, 2: 0.01}, "delta_1": {1: 0.01, 2: 0.01}}),
+    )
+    assert marks(table) == {(2, "abs_rel"): "best"}
+    assert within_noise(table) == {(1, "abs_rel"), (1, "delta_1")}
+
+
+def test_companions_follow_with_their_own_stamp():
+    other = dataclasses.replace(make_table([0.1], scale="smoke"), name="beside", title="Beside")
+    table = dataclasses.replace(make_table([0.1, 0.2]), companions=(other,))
+    markdown = markdown_text(table)
+    below = markdown[markdown.index("#### Beside") :]
+    assert "smoke: not a result" in below
+    assert "smoke" not in markdown[: markdown.index("#### Beside")]
+    latex = latex_text(table)
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2
+    assert r"\label{tab:beside}" in latex
 
 
 def test_write_table_writes_all_files(tmp_path: Path):
-    table = make_table([0.1, 0.2])
-    paths = [tmp_path / "reports" / f"t.{suffix}" for suffix in ("csv", "md", "tex")]
-    write_table(table, *paths)
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    assert texts == [csv_text(table), markdown_text(table), latex_text(table)]
-    assert sorted(path.name for path in paths[0].parent.iterdir()) == ["t.csv", "t.md", "t.tex"]
+    beside = dataclasses.replace(make_table([0.3]), name="beside", provenance={"a": 1})
+    table = dataclasses.replace(make_table([0.1, 0.2]), companions=(beside,), provenance={"é": 2})
+    csv_path = tmp_path / "reports" / "t.csv"
+    write_table(table, csv_path)
+    expected = {
+        "t.csv": csv_text(table),
+        "t.md": markdown_text(table),
+        "t.tex": latex_text(table),
+        "t.html": html_document(table),
+        "t.provenance.json": '{\n "é": 2\n}\n',
+        "beside.csv": csv_text(beside),
+        "beside.provenance.json": '{\n "a": 1\n}\n',
+    }
+    found = {path.name: path.read_text(encoding="utf-8") for path in csv_path.parent.iterdir()}
+    assert found == expected
+
+
+def test_tables_of_one_name_do_not_overwrite_each_other(tmp_path: Path):
+    table = dataclasses.replace(make_table([0.1]), companions=(make_table([0.2]),), name="x")
+    with pytest.raises(FadepthError, match=r"my_table 1\.csv: two tables have this name"):
+        write_table(table, tmp_path / "my_table 1.csv")
+    assert list(tmp_path.iterdir()) == []
