@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fadepth.files import atomic_path
+from fadepth.report.figure_style import thickened
 
 #: Relative errors from this value on share the brightest colour.
 ERROR_CEILING = 0.5
@@ -50,7 +51,7 @@ def draw_panel(
     error = _coloured(np.where(known, relative_error, 0) / ERROR_CEILING, "inferno")
     error[~known] = 60
     if known.mean() < 0.2:
-        error = _thickened(error, known)
+        error = thickened(error, known)
     strips = [
         (f"{title}: input", _resized(image, width)),
         ("disparity (bright: near)", _resized(_coloured(scaled, "magma"), width)),
@@ -71,16 +72,3 @@ def draw_panel(
         top += strip.height + LABEL_HEIGHT
     with atomic_path(path) as temporary:
         canvas.save(temporary, format="PNG")
-
-
-def _thickened(error: NDArray[np.uint8], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Spread sparse lidar points over 5 x 5 pixels, so that they can be seen."""
-    result = error.copy()
-    rows, columns = np.nonzero(known)
-    for dy in range(-2, 3):
-        for dx in range(-2, 3):
-            y = np.clip(rows + dy, 0, error.shape[0] - 1)
-            x = np.clip(columns + dx, 0, error.shape[1] - 1)
-            free = ~known[y, x]
-            result[y[free], x[free]] = error[rows[free], columns[free]]
-    return result
