@@ -25,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help ablation test lint format ui lock clean distclean FORCE
+.PHONY: help ablation report pdf latex test lint format ui lock clean distclean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +37,30 @@ ablation: $(STAMP) ## run the ablation study; its table is reports/table_ablatio
 	@echo "Trainings: runs/ (one folder each)"
 	@echo "Compare them in the browser: make ui"
 
-test: lint ## lint, types and all tests
+report: $(STAMP) ## all tables, figures and the report page: reports/index.html
+	snakemake --cores $(CORES) reports/all
+	@echo
+	@echo "Report: reports/index.html (a page of its own, open it in a browser)"
+
+pdf: $(STAMP) ## set the tables that are in reports/ as one PDF: reports/tables.pdf
+	@ls reports/table_*.tex >/dev/null 2>&1 || { \
+	  echo "reports/ holds no table yet: make ablation, or make report."; exit 1; }
+	fadepth pdf reports/table_*.tex --output reports/tables.pdf
+
+# Tables are read back from a PDF in the tests. Only root on Debian gets LaTeX from here; elsewhere
+# those tests are skipped, and say so.
+latex: ## install what tables.pdf and its tests need (Debian, as root); APT=no leaves it
+	@if command -v pdflatex >/dev/null && command -v pdftotext >/dev/null; then :; \
+	elif [ "$(APT)" != no ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing LaTeX and poppler-utils from Debian: about a minute, 200 MB."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    --no-install-recommends texlive-latex-base texlive-latex-recommended lmodern \
+	    poppler-utils; } >/dev/null || echo "LaTeX could not be installed: its tests are skipped."; \
+	else \
+	  echo "No LaTeX here: tests of tables.pdf are skipped (Debian: sudo make latex)."; \
+	fi
+
+test: lint latex ## lint, types and all tests
 	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile
 
 lint: $(STAMP) ## ruff, snakefmt and mypy; changes nothing

@@ -1,7 +1,7 @@
 """fadepth: data -> teacher (HQDecv2) -> SmallDepth variants -> evaluation -> tables.
 
     snakemake --cores 8 reports/table_ablation.csv
-    snakemake --cores 8 reports/table_ablation.csv --configfile config/kitti_mini.yaml
+    snakemake --cores 8 reports/all --configfile config/smoke.yaml
 
 Settings: one preset, `config/quick.yaml` unless `--configfile` names another. Studies:
 `ablations/*.yaml`, one table each. Results: `runs/` (one folder a training), `reports/`.
@@ -18,18 +18,20 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
-    """Every table of every study."""
+    """Every table of every study, the figures and the report."""
     default_target: True
     input:
-        expand("reports/{table}.csv", table=STUDIES),
+        "reports/all",
 
 
 # MLflow mirrors runs/ and is never needed for a result: a tracker that fails stops nothing.
 onsuccess:
     mirror_to_mlflow()
+    tell_what_was_left_out()
 
 
 onerror:

@@ -130,6 +130,11 @@ class DataSettings(Settings):
     )
     height: int = Field(192, ge=32)
     width: int = Field(640, ge=32)
+    high_resolution: tuple[int, int] = Field(
+        (320, 1024),
+        description="height and width of studies with `resolution: high`",
+        json_schema_extra=NO_IDENTITY,
+    )
     source_frames: tuple[int, ...] = Field((-1, 1), description="neighbours that are warped")
     flip_probability: float = Field(0.5, ge=0, le=1)
     jitter: JitterSettings = JitterSettings()
@@ -361,8 +366,14 @@ class BenchmarkSettings(Settings):
         "validation scenes count; make3d, cityscapes: a list of names; none: all that is there",
     )
     protocol: str
+    title: str | None = Field(
+        None, description="what tables call it; none: the name. It tells where data stand in"
+    )
     cameras: tuple[str, ...] = Field(("CAMERA_01",), description="of DDAD")
     folder: Literal["test", "val", "train"] = Field("test", description="of Cityscapes")
+    synthetic: SyntheticSettings | None = Field(
+        None, description="with source: synthetic, the street whose test scenes count"
+    )
 
     @field_validator("cameras")
     @classmethod
@@ -373,9 +384,18 @@ class BenchmarkSettings(Settings):
     def _list_is_named(self) -> "BenchmarkSettings":
         if self.source in ("kitti", "ddad") and self.frames is None:
             raise ValueError("frames must name a list of frames with source: kitti or ddad")
-        if self.source == "synthetic":
-            raise ValueError("source must be kitti, ddad, make3d or cityscapes")
+        if (self.source == "synthetic") != (self.synthetic is not None):
+            raise ValueError("synthetic describes the street with source: synthetic, and only then")
         return self
+
+
+class DatasetSettings(Settings):
+    """Where a study that asks for a data set by name (`data: ddad`) finds it."""
+
+    preset: str | None = Field(
+        None, description="settings file to use in place of this preset; none: this preset"
+    )
+    overrides: dict[str, Any] = Field(default={}, description="settings on top of it")
 
 
 class OdometrySettings(Settings):
@@ -415,6 +435,12 @@ class Config(Settings):
         description="other data and protocols that finished runs are evaluated on, by name",
         json_schema_extra=NO_IDENTITY,
     )
+    datasets: dict[str, DatasetSettings] = Field(
+        default={},
+        description="data sets that studies ask for by name, and the settings that stand for them; "
+        "studies on others are left out",
+        json_schema_extra=NO_IDENTITY,
+    )
     odometry: OdometrySettings = OdometrySettings()
 
     @field_validator("benchmarks")
@@ -423,6 +449,16 @@ class Config(Settings):
         cls, value: dict[str, BenchmarkSettings]
     ) -> dict[str, BenchmarkSettings]:
         return names_checked(value)
+
+    @model_validator(mode="after")
+    def _pyramid_fits_the_images(self) -> "Config":
+        pyramid, side = self.loss.pyramid, min(self.data.height, self.data.width)
+        if pyramid.enabled and pyramid.kind != "outputs" and side >> (pyramid.levels - 1) < 32:
+            raise ValueError(
+                f"loss.pyramid.levels is {pyramid.levels}, but of images {side} pixels high the "
+                "last level has less than 32: choose fewer levels or larger images"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

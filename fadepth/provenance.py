@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fadepth.files import write_atomic
-from fadepth.study import Run
+from fadepth.run import Run
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:

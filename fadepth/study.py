@@ -1,71 +1,43 @@
-"""A study file and a preset become runs; a run's name says what it is and holds its identity.
+"""A study file and a preset become the rows of a table, each with its runs.
 
 Everything here is pure Python that runs while Snakemake parses: no torch, no image is read. A
 study file is therefore never the input of a training rule; what a training depends on is in its
-run's id (settings, seed, data, teacher) and in its code fingerprint.
+run's id (settings, seed, data, teacher) and in its code fingerprint (`fadepth.run`).
 """
 
-import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fadepth.config import (
     Config,
-    EvaluationSettings,
-    OdometrySettings,
     Settings,
     Source,
-    ego_mask_path,
-    expand,
-    identity_settings,
+    find_benchmark,
     load_yaml,
     merge,
     names_checked,
     parse_config,
 )
-from fadepth.data.kitti import CAMERAS
-from fadepth.data.prepare import benchmark_identity, data_identity
+from fadepth.data.prepare import benchmark_identity, benchmark_root, data_identity
 from fadepth.errors import FadepthError
-from fadepth.evaluation.protocols import deciding_content, find_protocol, protocol_names
-from fadepth.fingerprint import code_fingerprint, digest
-
-RunKind = Literal["student", "teacher", "baseline"]
-Baseline = Literal["constant", "row_median", "pixel_median"]
-
-#: Modules that a training's result depends on, whatever it trains (paths below the package).
-TRAINING_CODE = (
-    "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "data/kitti.py",
-    "data/cache.py",
-    "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
-)  # fmt: skip
-STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
-TEACHER_CODE = ("models/hqdec.py", "models/hqdec_v1.py", "models/efficientnetv2.py")
-EVALUATION_CODE = (
-    "evaluation/metrics.py", "evaluation/protocols.py", "evaluation/evaluate.py",
-    "evaluation/baselines.py", "data/kitti.py", "data/ddad.py", "data/make3d.py",
-    "data/cityscapes.py", "geometry.py",
-)  # fmt: skip
-
-#: What `odometry/` depends on beside the trained network.
-ODOMETRY_CODE = (
-    "evaluation/odometry.py", "data/kitti_odometry.py", "data/kitti.py", "models/posenet.py",
-    "geometry.py",
-)  # fmt: skip
-
-#: What `robustness.json` depends on beside the evaluation.
-ROBUSTNESS_CODE = (*EVALUATION_CODE, "evaluation/robustness.py")
+from fadepth.evaluation.protocols import find_protocol, protocol_names
+from fadepth.run import Baseline, Run, slug_of, teacher_slug
 
 BASELINE_LABELS: dict[Baseline, str] = {
     "constant": "constant depth",
     "row_median": "median depth per row",
     "pixel_median": "median depth per pixel",
 }
+
+#: What a table shows of its rows, beside factors and seeds (`fadepth.report.measures`).
+Block = Literal[
+    "metrics", "primary", "conditions", "parameters", "training_parameters", "costs", "grid"
+]  # fmt: skip
 
 
 class Factor(Settings):
@@ -94,167 +66,65 @@ class Factor(Settings):
         return value
 
 
+class StudyRow(Settings):
+    """One row of a study with `design: explicit`."""
+
+    label: str
+    network: Literal["student", "teacher"] = "student"
+    settings: dict[str, Any] = Field(default={}, description="overrides of the preset")
+    least_side: int = Field(
+        0, ge=0, description="shorter side of images, pixels, below which the row is left out"
+    )
+
+
 class StudyFile(Settings):
     """Content of `ablations/NAME.yaml`."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str
     table: str = Field(pattern=r"^table_[a-z0-9_]+$")
-    design: Literal["factorial"] = "factorial"
+    design: Literal["factorial", "explicit"] = "factorial"
     base_label: str = Field("SmallDepth", description="label of the row with all factors plain")
-    factors: dict[str, Factor]
+    factors: dict[str, Factor] = Field(default={}, description="of a factorial design")
+    rows: tuple[StudyRow, ...] = Field((), description="of an explicit design, in order")
+    baseline: str | None = Field(
+        None, description="row that the others are compared with; none: the first"
+    )
+    data: str | None = Field(
+        None, description="a key of the preset's `datasets`; none: the preset's own data"
+    )
+    resolution: Literal["base", "high"] = Field(
+        "base", description="high: the preset's data.high_resolution"
+    )
+    evaluated_on: str | None = Field(
+        None, description="a benchmark of the preset, in place of its evaluation"
+    )
+    benchmarks: tuple[str, ...] = Field((), description="benchmarks whose metrics are columns")
+    columns: tuple[Block, ...] = ("metrics", "parameters")
+    shown: dict[str, str] = Field(default={}, description="column -> setting whose value it shows")
     baselines: tuple[Baseline, ...] = ("constant", "row_median", "pixel_median")
+    notes: tuple[str, ...] = Field((), description="sentences below the table")
 
     @field_validator("factors")
     @classmethod
     def _names_fit_folders(cls, value: dict[str, Factor]) -> dict[str, Factor]:
         return names_checked(value)
 
+    @model_validator(mode="after")
+    def _design_has_its_rows(self) -> "StudyFile":
+        if self.design == "factorial" and (self.rows or not self.factors):
+            raise ValueError("a factorial study has factors, and no rows")
+        if self.design == "explicit" and (self.factors or not self.rows):
+            raise ValueError("an explicit study has rows, and no factors")
+        labels = [row.label for row in self.rows]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"two rows are called '{twice[0]}': give each its own label")
+        return self
+
     @property
     def plain(self) -> dict[str, str]:
         """The plain (first) level of every factor."""
         return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}
-
-
-def _ego_mask_digest(config: Config) -> str | list[str]:
-    """Digest of the ego mask's bytes: what is drawn on it counts, not where it lies."""
-    name = config.loss.ego_mask or ""
-    if "{camera}" not in name:
-        return _file_digest(ego_mask_path(name, ""))
-    cameras = config.data.ddad.cameras if config.data.source == "ddad" else tuple(CAMERAS)
-    return [_file_digest(ego_mask_path(name, camera)) for camera in cameras]
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:10]
-    except OSError:
-        raise FadepthError(
-            f"ego mask {path} cannot be read: set 'loss.ego_mask' to an image file, black where "
-            "the camera sees its own vehicle ('fadepth data ego-mask' estimates one), or to null"
-        ) from None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One folder below `runs/`: a trained network or a fitted baseline.
-
-    Attributes:
-        kind: what it is.
-        slug: for people; part of the id.
-        label: the row of the table that it belongs to.
-        factors: level of each factor; empty for teacher and baselines.
-        seed: of everything random in it.
-        config: resolved settings.
-        data_hash: identity of the data (`data_identity`).
-        study: name of the study that it was resolved from.
-        teacher: the run whose predictions APX approximates.
-    """
-
-    kind: RunKind
-    slug: str
-    label: str
-    factors: Mapping[str, str]
-    seed: int
-    config: Config
-    data_hash: str
-    study: str
-    teacher: "Run | None" = None
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The non-default settings that this run's result depends on, and no others."""
-        own = {"data", "pose", "loss", "training", self.kind}
-        settings = {k: v for k, v in identity_settings(self.config).items() if k in own}
-        if self.kind == "baseline":
-            size = [self.config.data.height, self.config.data.width]
-            # A baseline is fitted to ground truth, and the protocol says to which.
-            protocol = self.config.evaluation.protocol
-            return {"baseline": self.slug, "size": size, "protocol": protocol}
-        loss = dict(settings.pop("loss", {}))
-        for name in ("pyramid", "apx"):
-            # A switched-off loss has no effect, whatever its weights; the teacher never uses them.
-            if self.kind == "teacher" or not getattr(self.config.loss, name).enabled:
-                loss.pop(name, None)
-        if self.config.loss.base != "cbw":
-            loss.pop("cbw", None)
-        if loss.get("ego_mask"):
-            loss["ego_mask"] = _ego_mask_digest(self.config)
-        if loss:
-            settings["loss"] = loss
-        if self.kind == "student" and self.config.student.etm.branches == "off":
-            student = {k: v for k, v in settings.get("student", {}).items() if k != "etm"}
-            settings["student"] = student
-        if self.kind == "teacher":
-            teacher = {k: v for k, v in settings.get("teacher", {}).items() if k != "seed"}
-            settings["teacher"] = teacher
-        return settings
-
-    @cached_property
-    def config_hash(self) -> str:
-        """Digest of settings, seed, teacher, data and scale: the hash in the run's id."""
-        return digest(
-            {
-                "kind": self.kind,
-                "settings": self.settings,
-                "seed": self.seed,
-                "teacher": self.teacher.id if self.teacher else None,
-                "data": self.data_hash,
-                "scale": self.config.scale,
-            }
-        )
-
-    @cached_property
-    def id(self) -> str:
-        """`<slug>-s<seed>-<10 hex>`."""
-        return f"{self.slug}-s{self.seed}-{self.config_hash}"
-
-    @cached_property
-    def code_hash(self) -> str:
-        """Fingerprint of the code that trains this run."""
-        if self.kind == "baseline":
-            return code_fingerprint(EVALUATION_CODE)
-        modules = list(TRAINING_CODE)
-        modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE
-        if self.config.loss.base == "cbw":
-            modules.append("losses/cbw.py")
-        if "pyramid" in self.settings.get("loss", {}):
-            modules.append("losses/pyramid.py")
-        if "apx" in self.settings.get("loss", {}):
-            modules += ["losses/apx.py", "targets.py"]
-        return code_fingerprint(modules)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What Snakemake watches: values that change when the run has to be trained again."""
-        return {"config": self.config_hash, "code": self.code_hash, "settings": self.settings}
-
-    @property
-    def evaluation_identity(self) -> dict[str, Any]:
-        """What Snakemake watches for the evaluation of this run."""
-        return self._evaluation_identity(EVALUATION_CODE)
-
-    @property
-    def robustness_identity(self) -> dict[str, Any]:
-        """What Snakemake watches for `robustness.json` of this run."""
-        return self._evaluation_identity(ROBUSTNESS_CODE)
-
-    def _evaluation_identity(self, modules: tuple[str, ...]) -> dict[str, Any]:
-        settings: EvaluationSettings = self.config.evaluation
-        return {
-            "evaluation": settings.model_dump(mode="json"),
-            "protocol": deciding_content(find_protocol(settings.protocol)),
-            "code": code_fingerprint(modules),
-        }
-
-    def benchmark_identity(self, name: str, base: Path) -> dict[str, Any]:
-        """What Snakemake watches for the evaluation of this run on a benchmark."""
-        settings = self.config.benchmarks[name]
-        return {
-            "benchmark": benchmark_identity(settings, base),
-            "protocol": deciding_content(find_protocol(settings.protocol)),
-            "code": code_fingerprint(EVALUATION_CODE),
-        }
 
 
 @dataclass(frozen=True)
@@ -277,14 +147,36 @@ class Study:
     rows: tuple[TableRow, ...] = field(default=())
 
     @property
+    def left_out(self) -> list[str]:
+        """Why rows of the file are not among `rows`, one sentence each."""
+        side = min(self.config.data.height, self.config.data.width)
+        return [
+            f"'{row.label}' is left out: it needs images of {row.least_side} pixels or more"
+            for row in self.file.rows
+            if row.least_side > side
+        ]
+
+    @property
     def runs(self) -> Iterator[Run]:
         """All runs of all rows."""
         return (run for row in self.rows for run in row.runs)
 
     @property
+    def networks(self) -> Iterator[Run]:
+        """Runs of trained networks: students and teachers."""
+        return (run for run in self.runs if run.kind != "baseline")
+
+    @property
     def students(self) -> Iterator[Run]:
-        """Runs of the variants."""
+        """Trained students."""
         return (run for run in self.runs if run.kind == "student")
+
+    @property
+    def baseline(self) -> TableRow:
+        """The row that the others are compared with."""
+        name = self.file.baseline
+        rows = [row for row in self.rows if row.kind == "variant"]
+        return next((row for row in rows if row.label == name), rows[0])
 
     def teacher_of(self, run: Run) -> Run | None:
         """The teacher that a student is compared with: its own, else the study's first."""
@@ -293,34 +185,28 @@ class Study:
         return next((other for other in self.runs if other.kind == "teacher"), None)
 
 
-def odometry_identity(settings: OdometrySettings, sequence: str, base: Path) -> dict[str, Any]:
-    """What Snakemake watches for the evaluation of a run's poses on a sequence.
+def missing_benchmark(study: Study, base: Path) -> str | None:
+    """Why a study cannot be evaluated on the benchmarks that it shows; None where it can.
 
-    Images are not hashed; where they lie is compared.
+    Only what tells without opening data: the preset's entry, its list of frames, its folder.
     """
-    roots = [expand(text) for text in (settings.root, settings.raw_root or "")]
-    poses = base / roots[0] / "poses" / f"{sequence}.txt"
-    return {
-        "roots": roots,
-        "poses": hashlib.sha256(poses.read_bytes()).hexdigest() if poses.is_file() else None,
-        "code": code_fingerprint(ODOMETRY_CODE),
-    }
+    for name in (*study.file.benchmarks, *filter(None, [study.file.evaluated_on])):
+        try:
+            settings = find_benchmark(study.config, name)
+            benchmark_identity(settings, base)
+        except FadepthError as error:
+            return str(error)
+        root = benchmark_root(settings, base)
+        if not (settings.synthetic or settings.frames or root.is_dir()):
+            return f"{study.file.table} needs the folder {root}, which does not exist"
+    return None
 
 
-def _refuse_other_protocols(config: Config, origin: str) -> None:
-    """A protocol means the ground truth of certain data sets; on others it means nothing."""
-    chosen: dict[str, tuple[Source, str]] = {
-        "evaluation": (config.data.source, config.evaluation.protocol)
-    }
-    for name, benchmark in config.benchmarks.items():
-        chosen[f"benchmarks.{name}"] = (benchmark.source, benchmark.protocol)
-    for key, (source, protocol) in chosen.items():
-        if source not in (right := find_protocol(protocol).data):
-            raise FadepthError(
-                f"'{key}.protocol' in {origin} is {protocol}, which is for {' and '.join(right)}, "
-                f"but the data are of {source}: choose one of "
-                + ", ".join(n for n in protocol_names() if source in find_protocol(n).data)
-            )
+class NotInPreset(FadepthError):
+    """A study asks for data that the preset does not have."""
+
+
+# From a file to rows
 
 
 def load_study_file(path: Path) -> StudyFile:
@@ -333,7 +219,7 @@ def load_study_file(path: Path) -> StudyFile:
         return StudyFile.model_validate(load_yaml(path))
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(part) for part in problem["loc"]) or "design"
         expected = problem["msg"].removeprefix("Value error, ")
         known = ", ".join(StudyFile.model_fields)
         hint = f" (known keys: {known})" if problem["type"] == "extra_forbidden" else ""
@@ -353,54 +239,195 @@ def variants(file: StudyFile) -> list[dict[str, str]]:
     return sorted(rows, key=order)
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A row before it is resolved."""
+
+    label: str
+    network: Literal["student", "teacher"]
+    factors: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+def _planned(file: StudyFile, side: int) -> list[_Planned]:
+    """Rows for images whose shorter side is `side`, pixels."""
+    if file.design == "explicit":
+        return [
+            _Planned(row.label, row.network, {}, merge({}, row.settings))
+            for row in file.rows
+            if row.least_side <= side
+        ]
+    rows = []
+    for levels in variants(file):
+        settings: dict[str, Any] = {}
+        for name, level in levels.items():
+            settings = merge(settings, merge({}, file.factors[name].levels[level]))
+        rows.append(_Planned(_label(file, levels), "student", levels, settings))
+    return rows
+
+
 def resolve_study(
-    path: Path, preset: Mapping[str, Any], origin: str, base: Path | None = None
+    path: Path,
+    preset: Mapping[str, Any],
+    origin: str,
+    base: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Study:
     """Resolve a study file on top of a preset's settings into rows and runs.
 
     Args:
         path: the study file.
-        preset: nested settings of the preset.
+        preset: nested settings of the preset, `overrides` included.
         origin: the preset's name in error messages.
         base: folder that relative data paths start from; the working directory by default.
+        overrides: settings of the command line; they also go on top of the preset that
+            `datasets` names for the study's data.
+
+    Raises:
+        NotInPreset: the preset has no data of the kind that the study asks for.
+        FadepthError: names the file, the key, and what was expected.
     """
-    base = base or Path.cwd()
     file = load_study_file(path)
-    config = parse_config(dict(preset), origin)
-    _refuse_other_protocols(config, origin)
-    data_hash = data_identity(config.data, base)
+    preset, origin = _preset_for(file, preset, origin, overrides or {})
+    plain = parse_config(dict(preset), origin)
+    _refuse_other_protocols(plain, origin)
+    try:
+        data_hash = data_identity(plain.data, base or Path.cwd())
+    except FadepthError as error:
+        if file.data is None:
+            raise
+        raise NotInPreset(str(error)) from None
+    size: dict[str, Any] = {}
+    if file.resolution == "high":
+        height, width = plain.data.high_resolution
+        size = {"data": {"height": height, "width": width}}
+    config = parse_config(merge(dict(preset), size), origin)
+    study = Study(file, config, data_hash)
+    return replace(study, rows=tuple(_Resolver(path, study, plain, preset, size, origin).rows()))
 
-    def teacher_of(resolved: Config) -> Run:
-        # Factors of the student leave the teacher as it is; only teacher.* makes another one.
-        own = config.model_copy(update={"teacher": resolved.teacher})
-        label = "HQDecv2 (teacher)"
-        return Run("teacher", "hqdecv2", label, {}, own.teacher.seed, own, data_hash, file.name)
 
-    rows = []
-    teachers: dict[str, Run] = {}
-    for levels in variants(file):
-        overrides: dict[str, Any] = {}
-        for name, level in levels.items():
-            overrides = merge(overrides, merge({}, file.factors[name].levels[level]))
-        resolved = parse_config(merge(dict(preset), overrides), f"{origin} with {path}")
-        _refuse_other_data(config, resolved, path)
-        teacher = teacher_of(resolved) if resolved.loss.apx.enabled else None
-        if teacher:
-            teachers.setdefault(teacher.id, teacher)
-        label, slug = _label(file, levels), _slug(file, levels)
-        runs = tuple(
-            Run("student", slug, label, levels, seed, resolved, data_hash, file.name, teacher)
+def _preset_for(
+    file: StudyFile, preset: Mapping[str, Any], origin: str, overrides: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], str]:
+    """The settings that a study is resolved on: the preset's, or those that its data stand for."""
+    if file.data is None:
+        return preset, origin
+    datasets = parse_config(dict(preset), origin).datasets
+    if file.data not in datasets:
+        known = ", ".join(datasets) or "none"
+        raise NotInPreset(
+            f"{origin} has no data set '{file.data}' for {file.table} (there are: {known}): "
+            "describe it in 'datasets' of the preset"
+        )
+    entry = datasets[file.data]
+    if entry.preset:
+        preset, origin = merge(load_yaml(Path(entry.preset)), dict(overrides)), entry.preset
+    return merge(dict(preset), entry.overrides), origin
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    """Turns planned rows into rows with runs."""
+
+    path: Path
+    study: Study
+    plain: Config
+    preset: Mapping[str, Any]
+    size: Mapping[str, Any]
+    origin: str
+
+    def rows(self) -> Iterator[TableRow]:
+        """Rows of the file, the teachers that APX needs, and the trivial baselines."""
+        data = self.study.config.data
+        planned = _planned(self.study.file, min(data.height, data.width))
+        only_teachers = all(row.network == "teacher" for row in planned)
+        shown: set[str] = set()
+        needed: dict[str, Run] = {}
+        for row in planned:
+            resolved = self._resolve(row)
+            if row.network == "teacher":
+                yield from self._teacher_row(row, resolved, only_teachers, shown)
+                continue
+            teacher = self._teacher(resolved) if resolved.loss.apx.enabled else None
+            if teacher:
+                needed.setdefault(teacher.id, teacher)
+            yield TableRow(
+                row.label, "variant", row.factors, self._students(row, resolved, teacher)
+            )
+        yield from _teacher_rows([t for t in needed.values() if t.id not in shown])
+        for name in self.study.file.baselines:
+            run = self._run("baseline", name, BASELINE_LABELS[name], {}, 0, self.study.config)
+            yield TableRow(run.label, "baseline", {}, (run,))
+
+    def _resolve(self, row: _Planned) -> Config:
+        settings = merge(merge(dict(self.preset), dict(self.size)), dict(row.settings))
+        resolved = parse_config(settings, f"{self.origin} with {self.path}")
+        _refuse_other_data(self.study.config, resolved, self.path)
+        return resolved
+
+    def _run(
+        self,
+        kind: Literal["student", "teacher", "baseline"],
+        slug: str,
+        label: str,
+        factors: Mapping[str, str],
+        seed: int,
+        config: Config,
+        teacher: Run | None = None,
+    ) -> Run:
+        study = self.study
+        return Run(
+            kind, slug, label, factors, seed, config, study.data_hash, study.file.name, teacher
+        )
+
+    def _students(self, row: _Planned, config: Config, teacher: Run | None) -> tuple[Run, ...]:
+        slug = slug_of(merge(dict(self.size), dict(row.settings)), self.plain, config)
+        return tuple(
+            self._run("student", slug, row.label, row.factors, seed, config, teacher)
             for seed in config.seeds
         )
-        rows.append(TableRow(label, "variant", levels, runs))
-    for number, teacher in enumerate(teachers.values(), 1):
-        label = teacher.label if len(teachers) == 1 else f"{teacher.label} {number}"
-        rows.append(TableRow(label, "teacher", {}, (teacher,)))
-    for name in file.baselines:
-        label = BASELINE_LABELS[name]
-        run = Run("baseline", name, label, {}, 0, config, data_hash, file.name)
-        rows.append(TableRow(label, "baseline", {}, (run,)))
-    return Study(file, config, data_hash, tuple(rows))
+
+    def _teacher(self, resolved: Config, label: str = "", seed: int | None = None) -> Run:
+        # Factors of the student leave the teacher as it is; only teacher.* makes another one.
+        config = self.study.config.model_copy(update={"teacher": resolved.teacher})
+        slug = teacher_slug(resolved.teacher)
+        name = {"hqdecv2": "HQDecv2", "hqdec": "HQDec"}.get(slug, slug)
+        seed = resolved.teacher.seed if seed is None else seed
+        return self._run("teacher", slug, label or f"{name} (teacher)", {}, seed, config)
+
+    def _teacher_row(
+        self, row: _Planned, resolved: Config, only_teachers: bool, shown: set[str]
+    ) -> Iterator[TableRow]:
+        """A teacher competes, with all seeds, where all rows are teachers; else it is beside."""
+        # A teacher's loss is its study's, but a row about teachers may vary it.
+        seeds = resolved.seeds if only_teachers else (resolved.teacher.seed,)
+        runs = tuple(self._teacher(resolved, row.label, seed) for seed in seeds)
+        shown.update(run.id for run in runs)
+        yield TableRow(row.label, "variant" if only_teachers else "teacher", {}, runs)
+
+
+def _teacher_rows(teachers: Sequence[Run]) -> Iterator[TableRow]:
+    labels = [teacher.label for teacher in teachers]
+    for number, teacher in enumerate(teachers, 1):
+        twice = labels.count(teacher.label) > 1
+        label = f"{teacher.label} {number}" if twice else teacher.label
+        yield TableRow(label, "teacher", {}, (teacher,))
+
+
+def _refuse_other_protocols(config: Config, origin: str) -> None:
+    """A protocol means the ground truth of certain data sets; on others it means nothing."""
+    chosen: dict[str, tuple[Source, str]] = {
+        "evaluation": (config.data.source, config.evaluation.protocol)
+    }
+    for name, benchmark in config.benchmarks.items():
+        chosen[f"benchmarks.{name}"] = (benchmark.source, benchmark.protocol)
+    for key, (source, protocol) in chosen.items():
+        if source not in (right := find_protocol(protocol).data):
+            raise FadepthError(
+                f"'{key}.protocol' in {origin} is {protocol}, which is for {' and '.join(right)}, "
+                f"but the data are of {source}: choose one of "
+                + ", ".join(n for n in protocol_names() if source in find_protocol(n).data)
+            )
 
 
 def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
@@ -413,41 +440,66 @@ def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
             )
 
 
-def _changed(file: StudyFile, levels: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Factors that are not at their plain (first) level, with their level."""
-    return [(name, level) for name, level in levels.items() if level != file.plain[name]]
-
-
 def level_label(factor: str, level: str) -> str:
     """How a reader calls a factor at a level: a switch by its name alone."""
     return factor if level == "on" else f"{factor} {level}"
 
 
 def _label(file: StudyFile, levels: Mapping[str, str]) -> str:
-    parts = [level_label(file.factors[name].label, level) for name, level in _changed(file, levels)]
+    # Factors that are not at their plain (first) level.
+    parts = [
+        level_label(file.factors[name].label, level)
+        for name, level in levels.items()
+        if level != file.plain[name]
+    ]
     # Short, since tables and MLflow's list cut long names.
     return "+ " + " + ".join(parts) if parts else file.base_label
 
 
-def _slug(file: StudyFile, levels: Mapping[str, str]) -> str:
-    # Sorted, so that a study may list its factors in any order.
-    changed = sorted(_changed(file, levels))
-    parts = [name if level == "on" else f"{name}_{level}" for name, level in changed]
-    return "_".join(parts) or "plain"
+# All studies
 
 
-def resolve_all(folder: Path, preset: Mapping[str, Any], origin: str) -> dict[str, Study]:
-    """Every study of `folder`, by the name of its table.
+def resolve_all(
+    folder: Path,
+    preset: Mapping[str, Any],
+    origin: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Study]:
+    """Every study of `folder` whose data the preset has, by the name of its table.
 
     Raises:
         FadepthError: no study is there, or two feed the same table.
     """
+    return resolve_and_leave_out(folder, preset, origin, overrides)[0]
+
+
+def resolve_and_leave_out(
+    folder: Path,
+    preset: Mapping[str, Any],
+    origin: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Study], dict[str, str]]:
+    """As `resolve_all`; also the tables that the preset has no data for, each with the reason."""
     studies: dict[str, Study] = {}
+    left_out: dict[str, str] = {}
     for path in sorted(folder.glob("*.yaml")):
-        study = resolve_study(path, preset, origin)
-        if study.file.table in studies:
-            raise FadepthError(f"{path}: another study already feeds '{study.file.table}'")
-        studies[study.file.table] = study
+        table = load_study_file(path).table
+        if table in studies or table in left_out:
+            raise FadepthError(f"{path}: another study already feeds '{table}'")
+        try:
+            studies[table] = resolve_study(path, preset, origin, overrides=overrides)
+        except NotInPreset as reason:
+            left_out[table] = str(reason)
     if not studies:
         raise FadepthError(f"no study file (*.yaml) in {folder}: restore {folder}/components.yaml")
-    return studies
+    return studies, left_out
+
+
+def unique_runs(studies: Iterable[Study]) -> dict[str, Run]:
+    """Runs of all studies by id; of a shared run, what a study with factors calls it."""
+    found: dict[str, Run] = {}
+    for study in studies:
+        for run in study.runs:
+            if run.id not in found or (run.factors and not found[run.id].factors):
+                found[run.id] = run
+    return found

@@ -25,7 +25,7 @@ import yaml
 from filelock import FileLock
 
 from fadepth.errors import FadepthError
-from fadepth.report.ablation import METRICS, read_json, row_kind
+from fadepth.report.results import METRICS, read_json, row_kind
 from fadepth.report.table import scale_warning
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def track(
     *,
     store: str = "sqlite:///mlflow.db",
     experiment: str,
+    labels: Mapping[str, str] | None = None,
     prune: bool = False,
 ) -> TrackingSummary:
     """Replay run folders into one flat MLflow experiment.
@@ -131,6 +132,7 @@ def track(
         run_ids: which, in the order of the table; None: every folder that holds a manifest.
         store: `sqlite:///FILE` (relative to the working directory) or any MLflow tracking URI.
         experiment: name of the experiment, usually the study and its scale.
+        labels: run id -> what this study calls its row; a shared run's manifest has another's.
         prune: also remove the experiment's runs that are not among `run_ids`.
 
     Raises:
@@ -138,7 +140,7 @@ def track(
     """
     if run_ids is None:
         run_ids = sorted(path.parent.name for path in runs.glob("*/manifest.json"))
-    replays = _read_replays(runs, list(dict.fromkeys(run_ids)))
+    replays = _read_replays(runs, list(dict.fromkeys(run_ids)), labels or {})
     with _locked(store):
         client = open_store(store)
         experiment_id = _experiment(client, store, experiment)
@@ -168,6 +170,20 @@ def compare_url(
         table=f"{page}?viewStateShareKey=variants",
         compare=compare,
     )
+
+
+def run_links(store: str, base_url: str) -> dict[str, str]:
+    """Run id -> address of its page in the MLflow UI; of a run in several studies the first."""
+    client = open_store(store)
+    found: dict[str, str] = {}
+    for experiment in client.search_experiments(order_by=["name ASC"]):
+        if f"{_VIEW}variants" not in experiment.tags:
+            continue
+        for run in client.search_runs([experiment.experiment_id], max_results=5000):
+            page = f"{base_url.rstrip('/')}/#/experiments/{experiment.experiment_id}/runs"
+            if run_id := run.data.tags.get(_RUN_ID):
+                found.setdefault(run_id, f"{page}/{run.info.run_id}")
+    return dict(sorted(found.items()))
 
 
 def study_links(store: str, base_url: str) -> dict[str, CompareLinks]:
@@ -296,11 +312,12 @@ def _experiment(client: "MlflowClient", store: str, name: str) -> str:
 # ------------------------------------------------------------------------- folders to replays
 
 
-def _read_replays(runs: Path, run_ids: list[str]) -> list[_Replay]:
+def _read_replays(runs: Path, run_ids: list[str], labels: Mapping[str, str]) -> list[_Replay]:
     manifests = {}
     for run_id in run_ids:
         path = runs / run_id / "manifest.json"
-        manifests[run_id] = read_json(path, _MANIFEST_KEYS, f"start {run_id} again")
+        manifest = read_json(path, _MANIFEST_KEYS, f"start {run_id} again")
+        manifests[run_id] = {**manifest, "row": labels.get(run_id, manifest["row"])}
     names = _names(manifests)
     baseline = _baseline(manifests)
     base_config = {} if baseline is None else _flat_config(runs / baseline / "config.yaml")

@@ -18,11 +18,15 @@ from typing import IO
 from fadepth.errors import FadepthError
 from fadepth.tracking import database_file, store_uri, study_links
 
+HOST, PORT = "127.0.0.1", 5000
+#: Where `fadepth ui` serves unless told otherwise.
+ADDRESS = f"http://{HOST}:{PORT}"
+
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 
 
-def serve(store: str, port: int = 5000, host: str = "127.0.0.1") -> None:
+def serve(store: str, port: int = PORT, host: str = HOST) -> None:
     """Run the MLflow server until Ctrl-C or SIGTERM; print where to look once it answers.
 
     Raises:

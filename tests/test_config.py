@@ -255,6 +255,7 @@ def test_fields_without_identity_are_those_that_say_where_or_how_fast() -> None:
     assert free == {
         "data.root",
         "data.splits",
+        "data.high_resolution",
         "data.cache",
         "odometry.root",
         "odometry.raw_root",
@@ -265,6 +266,16 @@ def test_fields_without_identity_are_those_that_say_where_or_how_fast() -> None:
         "training.checkpoint_every",
     }
     assert TrainingSettings(workers=2) != TrainingSettings()
+
+
+def test_a_pyramid_too_deep_for_the_images_is_told_before_a_training() -> None:
+    """The networks halve five times, so the smallest level needs 32 pixels."""
+    data = {"height": 96, "width": 320}
+    parse_config({"data": data, "loss": {"pyramid": {"enabled": True, "levels": 2}}}, "p")
+    with pytest.raises(FadepthError, match="levels is 3, but of images 96 pixels high the last"):
+        parse_config({"data": data, "loss": {"pyramid": {"enabled": True, "levels": 3}}}, "p")
+    outputs = {"enabled": True, "levels": 3, "kind": "outputs"}
+    parse_config({"data": data, "loss": {"pyramid": outputs}}, "p")  # no small image there
 
 
 # Presets

@@ -13,23 +13,28 @@ import pytest
 import yaml
 
 from fadepth import fingerprint
-from fadepth import study as study_module
+from fadepth import run as run_module
 from fadepth.config import load_yaml, merge
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import FOLDER
 from fadepth.fingerprint import digest
-from fadepth.study import (
+from fadepth.run import (
     EVALUATION_CODE,
+    GRID_CODE,
     ODOMETRY_CODE,
     ROBUSTNESS_CODE,
     STUDENT_CODE,
     TEACHER_CODE,
     TRAINING_CODE,
     Run,
+)
+from fadepth.study import (
     Study,
     load_study_file,
     resolve_all,
+    resolve_and_leave_out,
     resolve_study,
+    unique_runs,
     variants,
 )
 
@@ -162,8 +167,8 @@ def test_three_levels_and_their_names(write: Callable[..., Path]) -> None:
     assert len(variants(study.file)) == 6
     # Nothing in this study needs a teacher.
     assert {row.kind for row in study.rows} == {"variant", "baseline"}
-    # A level's name is for people: `ac` here is `on` of the components.
-    assert by_slug(study)["etm_ac"].config_hash == by_slug(resolved())["etm"].config_hash
+    # A level's name is for people: `ac` here is `on` of the components, and the same run.
+    assert by_slug(study)["etm"].id == by_slug(resolved())["etm"].id
 
 
 # What changes an id
@@ -176,8 +181,14 @@ def test_swapping_two_switches_changes_ids(write: Callable[..., Path]) -> None:
         "pyramid": {**names["pyramid"], "levels": names["apx"]["levels"]},
         "apx": {**names["apx"], "levels": names["pyramid"]["levels"]},
     }
-    one, other = ids(resolved()), ids(resolved(write(factors=swapped)))
-    assert changed(one, other) == {"pyramid", "apx", "etm_pyramid", "apx_etm"}
+    one, other = (
+        {tuple(row.factors.values()): row.runs[0].id for row in study.rows if row.factors}
+        for study in (resolved(), resolved(write(factors=swapped)))
+    )
+    moved = {levels for levels in one if one[levels] != other[levels]}
+    assert moved == {levels for levels in one if levels[1] != levels[2]}
+    # What a study calls its switches is in no id: the same eight runs, in other rows.
+    assert set(one.values()) == set(other.values())
 
 
 def test_a_factor_at_its_neutral_default_changes_no_id(write: Callable[..., Path]) -> None:
@@ -318,7 +329,7 @@ def test_a_factor_over_the_teacher_is_refused_or_has_an_effect(write: Callable[.
     except FadepthError as error:
         assert "teacher" in str(error)  # noqa: PT017
         return
-    assert runs["apx"].config_hash != runs["apx_teacher_large"].config_hash
+    assert runs["apx"].config_hash != runs["apx_teacher_width_0_2"].config_hash
 
 
 # What changes the code of a run
@@ -346,7 +357,7 @@ def by_bytes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fingerprint_of_bytes(modules: Iterable[str]) -> str:
         return digest({module: (package / module).read_text() for module in modules})
 
-    monkeypatch.setattr(study_module, "code_fingerprint", fingerprint_of_bytes)
+    monkeypatch.setattr(run_module, "code_fingerprint", fingerprint_of_bytes)
 
 
 def replace_in(path: Path, old: str, new: str) -> None:
@@ -471,6 +482,7 @@ def imported(module: str) -> set[str]:
         pytest.param(EVALUATION_CODE, id="evaluation"),
         pytest.param(ROBUSTNESS_CODE, id="robustness"),
         pytest.param(ODOMETRY_CODE, id="odometry"),
+        pytest.param(GRID_CODE, id="grid"),
     ],
 )
 def test_fingerprinted_modules_import_only_fingerprinted_ones(modules: tuple[str, ...]) -> None:
@@ -500,11 +512,19 @@ def test_unknown_key_is_named_with_the_known_ones(write: Callable[..., Path]) ->
     assert "known keys: name, title, table, design, base_label, factors" in text
 
 
-@pytest.mark.parametrize("missing", ["name", "title", "table", "factors"])
+@pytest.mark.parametrize("missing", ["name", "title", "table"])
 def test_missing_key_is_named(missing: str, write: Callable[..., Path]) -> None:
     text = problem(write(**{missing: None}))
     assert f"key '{missing}'" in text
     assert "required" in text
+
+
+def test_a_design_without_its_rows_is_told(write: Callable[..., Path]) -> None:
+    assert "a factorial study has factors, and no rows" in problem(write(factors=None))
+    assert "an explicit study has rows" in problem(write(design="explicit"))
+    rows = [{"label": "a"}, {"label": "a"}]
+    twice = write(design="explicit", factors=None, rows=rows)
+    assert "two rows are called 'a'" in problem(twice)
 
 
 @pytest.mark.parametrize(
@@ -572,6 +592,109 @@ def test_names_that_make_bad_folders_are_refused(name: str, write: Callable[...,
         assert "mine.yaml" in str(error)  # noqa: PT017
         return
     assert all(RUN_ID.fullmatch(name) for name in names)
+
+
+# Data sets by name, sizes, and rows that do not fit
+
+
+def explicit(write: Callable[..., Path], **changes: Any) -> Path:
+    rows = [{"label": "plain"}, {"label": "all", "settings": {"loss.pyramid.enabled": True}}]
+    base = {"design": "explicit", "factors": None, "rows": rows, "baselines": []}
+    return write(**(base | changes))
+
+
+def test_a_study_is_resolved_on_the_data_that_it_asks_for(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The preset itself, the preset with other settings, or another preset; overrides on top."""
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(preset(**{"data.name": "elsewhere", "student.width": 0.5})))
+    datasets = {
+        "same": {},
+        "wide": {"overrides": {"data.synthetic.seed": 9}},
+        "file": {"preset": str(other)},
+    }
+
+    def study(data: str, **overrides: Any) -> Study:
+        given = merge(preset(datasets=datasets), overrides)
+        path = explicit(write, data=data)
+        return resolve_study(path, given, "p", overrides=overrides)
+
+    plain = by_slug(resolved())["plain"]
+    assert by_slug(study("same"))["plain"].id == plain.id
+    assert study("wide").config.data.synthetic.seed == 9
+    assert by_slug(study("wide"))["plain"].data_folder != plain.data_folder
+    assert study("file").config.data.name == "elsewhere"
+    assert study("file").config.student.width == 0.5
+    # What is said on the command line holds there, too.
+    assert study("file", seeds=[4, 5]).config.seeds == (4, 5)
+
+
+def test_a_study_without_its_data_is_left_out_with_the_reason(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copyfile(COMPONENTS, tmp_path / "components.yaml")
+    explicit(write, name="moon", table="table_moon", data="moon")
+    given = preset(datasets={"kitti": {}})
+    assert list(resolve_all(tmp_path, given, "p")) == ["table_ablation"]
+    studies, left_out = resolve_and_leave_out(tmp_path, given, "p")
+    assert list(studies) == ["table_ablation"]
+    assert left_out.keys() == {"table_moon"}
+    assert left_out["table_moon"].startswith("p has no data set 'moon' for table_moon (there are:")
+
+
+def test_high_resolution_is_the_presets(write: Callable[..., Path]) -> None:
+    study = resolved(explicit(write, resolution="high"), data__high_resolution=[96, 320])
+    assert {(run.config.data.height, run.config.data.width) for run in study.runs} == {(96, 320)}
+    assert [run.slug for run in study.runs] == ["96x320", "96x320_pyramid"]
+
+
+def test_rows_that_images_are_too_small_for_are_left_out(write: Callable[..., Path]) -> None:
+    rows = [{"label": "plain"}, {"label": "deep", "least_side": 128}]
+    study = resolved(explicit(write, rows=rows))
+    assert [row.label for row in study.rows] == ["plain"]
+    assert study.left_out == ["'deep' is left out: it needs images of 128 pixels or more"]
+    large = resolved(explicit(write, rows=rows), data__height=128)
+    assert [row.label for row in large.rows] == ["plain", "deep"]
+    assert large.left_out == []
+
+
+def test_a_study_of_teachers_has_all_seeds_and_shares_the_students_teacher() -> None:
+    study = resolved(ROOT / "ablations" / "hqdecv2.yaml", seeds=[1, 2])
+    assert [row.kind for row in study.rows] == ["variant"] * 4
+    assert [run.seed for run in study.runs] == [1, 2] * 4
+    slugs = ["hqdec", "hqdec_adacoeff", "hqdec_adacoeff_upsampler_v2", "hqdecv2"]
+    assert [row.runs[0].slug for row in study.rows] == slugs
+    teacher = by_slug(resolved(seeds=[1, 2]))["hqdecv2"]
+    assert study.rows[-1].runs[0].id == teacher.id
+
+
+def test_a_teacher_beside_students_is_no_variant() -> None:
+    study = resolved(ROOT / "ablations" / "complexity.yaml", seeds=[1, 2])
+    assert study.rows[-1].kind == "teacher"
+    assert len(study.rows[-1].runs) == 1
+    apx = resolved(ROOT / "ablations" / "apx.yaml")
+    names = [row.label for row in apx.rows if row.kind == "teacher"]
+    assert names == ["HQDecv2 (teacher)", "HQDec (teacher)"]
+
+
+def test_a_shared_run_is_called_as_its_factorial_calls_it() -> None:
+    studies = resolve_all(ROOT / "ablations", preset(), "p")
+    run = by_slug(studies["table_ablation"])["etm"]
+    for order in (list(studies.values()), list(studies.values())[::-1]):
+        assert unique_runs(order)[run.id].factors == run.factors
+
+
+def test_eleven_tables_share_their_runs() -> None:
+    """At one seed 34 trainings: 28 students and 6 teachers. Alone, the tables would train 54."""
+    studies = resolve_all(ROOT / "ablations", preset(), "p")
+    assert len(studies) == 11
+    runs = unique_runs(studies.values())
+    kinds = [run.kind for run in runs.values()]
+    assert (kinds.count("student"), kinds.count("teacher")) == (28, 6)
+    assert sum(1 for study in studies.values() for _ in study.networks) == 54
+    # A run that differed only by its name would be trained twice.
+    assert len({(run.kind, run.config_hash) for run in runs.values()}) == len(runs)
 
 
 # The repository's own studies and presets

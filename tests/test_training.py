@@ -24,7 +24,7 @@ from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.execution.train import predict_teacher, train_run
-from fadepth.study import Run
+from fadepth.run import Run
 from fadepth.training import (
     Job,
     Kind,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli import bench, data, figures_lidar
+from fadepth.cli import bench, data, figures_lidar, reports
 from fadepth.cli.common import (
     RUNS,
     STORE,
@@ -49,6 +49,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(figures_lidar.lidar)
+reports.add_to(app)
 
 #: A disk that is full or may not be written to.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -161,33 +162,34 @@ def robustness(
 
 
 @app.command()
-def table(
-    name: Annotated[str, typer.Argument(help="name of the table, such as table_ablation")],
-    output: Annotated[Path, typer.Option(help="the .csv file; .md and .tex lie beside it")],
+def grid(
+    run_id: RunId,
+    threads: Threads = 1,
     preset: Presets = None,
     override: Override = "{}",
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
-    """Write a study's table from the metrics of its runs."""
-    from fadepth.execution.tables import render_table
+    """Measure the traces of a grid in a run's disparity: grid.json."""
+    from fadepth.execution.evaluate import evaluate_grid
 
-    set_up_logging(name, log_file)
-    render_table(find_study(name, preset, override), RUNS, output)
+    set_up_logging(f"grid {run_id}", log_file)
+    evaluate_grid(find_run(run_id, preset, override), RUNS, threads)
 
 
 @app.command()
-def effects(
-    name: Annotated[str, typer.Argument(help="name of the study's table, such as table_ablation")],
-    output: Annotated[Path, typer.Option(help="the .csv file; .md and .tex lie beside it")],
+def costs(
+    name: Annotated[str, typer.Argument(help="name of the table, such as table_complexity")],
+    output: Annotated[Path, typer.Option(help="the .json file to write")],
+    threads: Threads = 1,
     preset: Presets = None,
     override: Override = "{}",
     log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
-    """Write what each factor of a study changes, with its spread over seeds."""
-    from fadepth.execution.tables import render_effects
+    """Count parameters and MACs of a table's networks, and time them side by side."""
+    from fadepth.execution.costs import measure_costs
 
-    set_up_logging(f"effects {name}", log_file)
-    render_effects(find_study(name, preset, override), RUNS, output)
+    set_up_logging(f"costs {name}", log_file)
+    measure_costs(find_study(name, preset, override), RUNS, output, threads)
 
 
 @app.command()
@@ -218,6 +220,9 @@ def figures(
         list[str] | None,
         typer.Option(help="id of a trained student or teacher to show; default: own networks"),
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="name of a figure, without its ending; default: all")
+    ] = None,
     fit: Annotated[
         bool, typer.Option(help="fit own networks to rendered depth first, half a minute")
     ] = True,
@@ -230,7 +235,7 @@ def figures(
 
     set_up_logging("figures", log_file)
     set_threads(threads)
-    paths = draw_method_figures(output, RUNS, run or (), fit=fit)
+    paths = draw_method_figures(output, RUNS, run or (), fit=fit, only=only or ())
     log.warning("%d figures written to %s", len(paths), output)
 
 
@@ -323,13 +328,20 @@ def track(
     preset: Presets = None,
     override: Override = "{}",
     everything: Annotated[bool, typer.Option("--all", help="every folder of runs/")] = False,
+    links: Annotated[
+        Path | None, typer.Option(help="file for the runs' addresses; with it nothing here fails")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option("--log")] = None,
 ) -> None:
     """Mirror runs/ into MLflow; any number of times, the result is the same."""
-    from fadepth.execution.track import track_runs
+    from fadepth.execution.track import track_and_link, track_runs
 
-    set_up_logging("track", None)
+    set_up_logging("track", log_file)
     studies = [] if everything else list(load_studies(preset, override).values())
-    track_runs(studies, RUNS, store)
+    if links:
+        track_and_link(studies, RUNS, store, links)
+    else:
+        track_runs(studies, RUNS, store)
 
 
 @app.command()

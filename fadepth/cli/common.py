@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from fadepth.config import load_yaml, merge
+from fadepth.config import Config, load_yaml, merge
+from fadepth.data.prepare import benchmark_place
 from fadepth.errors import FadepthError
-from fadepth.study import Run, Study, resolve_all
+from fadepth.run import Run
+from fadepth.study import Study, resolve_all, resolve_and_leave_out, unique_runs
 
 log = logging.getLogger("fadepth")
 
@@ -93,7 +95,7 @@ def parse_override(text: str) -> dict[str, Any]:
 
 def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
     """Every study of `ablations/`, resolved on the preset."""
-    return resolve_all(STUDIES, *load_preset(presets, override))
+    return resolve_all(STUDIES, *load_preset(presets, override), parse_override(override))
 
 
 def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
@@ -102,9 +104,7 @@ def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
     Raises:
         FadepthError: no study gives that run with this preset.
     """
-    known = {
-        run.id: run for study in load_studies(presets, override).values() for run in study.runs
-    }
+    known = unique_runs(load_studies(presets, override).values())
     if run_id not in known:
         raise FadepthError(
             f"no study in {STUDIES}/ gives a run '{run_id}' with this preset: "
@@ -113,15 +113,45 @@ def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
     return known[run_id]
 
 
+def find_config(folder: str, presets: list[Path] | None, override: str) -> Config:
+    """Settings of the studies whose manifest lies in `data/<folder>/`.
+
+    Raises:
+        FadepthError: no study uses such data.
+    """
+    for run in unique_runs(load_studies(presets, override).values()).values():
+        if run.data_folder == folder:
+            return run.config
+    raise FadepthError(f"no study in {STUDIES}/ uses the data '{folder}' with this preset")
+
+
+def find_benchmark_config(
+    name: str, place: str, presets: list[Path] | None, override: str
+) -> Config:
+    """Settings of a study that has a benchmark of that name in that place (`benchmark_place`).
+
+    Raises:
+        FadepthError: no study has it.
+    """
+    for study in load_studies(presets, override).values():
+        settings = study.config.benchmarks.get(name)
+        if settings and benchmark_place(settings, Path.cwd()) == place:
+            return study.config
+    raise FadepthError(f"no study in {STUDIES}/ has a benchmark '{name}' at {place}")
+
+
 def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
     """The study that feeds a table.
 
     Raises:
         FadepthError: there is none; those that there are are listed.
     """
-    studies = load_studies(presets, override)
+    studies, left_out = resolve_and_leave_out(
+        STUDIES, *load_preset(presets, override), parse_override(override)
+    )
     if name not in studies:
-        raise FadepthError(f"no study feeds '{name}': there are {', '.join(studies)}")
+        known = f"no study feeds '{name}': there are {', '.join(studies)}"
+        raise FadepthError(left_out.get(name, known))
     return studies[name]
 
 

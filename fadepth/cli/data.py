@@ -10,6 +10,8 @@ from fadepth.cli.common import (
     Override,
     Presets,
     Threads,
+    find_benchmark_config,
+    find_config,
     load_preset,
     log,
     parse_size,
@@ -32,6 +34,10 @@ def _to_terminal() -> None:
 @app.command()
 def manifest(
     output: Annotated[Path, typer.Option(help="manifest file to write")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="folder below data/ of a study's data; default: the preset's data"),
+    ] = None,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
@@ -42,7 +48,10 @@ def manifest(
     from fadepth.execution.data import cache_images_of, prepare_data_of
 
     set_up_logging("prepare_data", log_file)
-    config = parse_config(*load_preset(preset, override))
+    if dataset:
+        config = find_config(dataset, preset, override)
+    else:
+        config = parse_config(*load_preset(preset, override))
     prepare_data_of(config, output, threads)
     if config.data.cache == "disk":
         try:
@@ -74,6 +83,9 @@ def cache(
 def benchmark(
     name: Annotated[str, typer.Argument(help="a key of the preset's 'benchmarks'")],
     output: Annotated[Path, typer.Option(help="manifest file to write")],
+    place: Annotated[
+        str | None, typer.Option(help="end of the manifest's name, where presets share a name")
+    ] = None,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
@@ -84,7 +96,10 @@ def benchmark(
     from fadepth.execution.data import prepare_benchmark_of
 
     set_up_logging(f"prepare_benchmark {name}", log_file)
-    config = parse_config(*load_preset(preset, override))
+    if place:
+        config = find_benchmark_config(name, place, preset, override)
+    else:
+        config = parse_config(*load_preset(preset, override))
     prepare_benchmark_of(config, name, output, threads)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from fadepth.config import BenchmarkSettings, DataSettings, Split, expand
+from fadepth.config import BenchmarkSettings, DataSettings, Split, SyntheticSettings, expand
 from fadepth.data import cityscapes, ddad, kitti, make3d, synthetic
 from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId
 from fadepth.data.manifest import SPLITS, Frame, Manifest, short_hash
@@ -41,8 +41,7 @@ def data_identity(config: DataSettings, base: Path) -> str:
         FadepthError: a split list is absent.
     """
     if config.source == "synthetic":
-        parts_of_pixels = [synthetic.GENERATOR_VERSION, config.synthetic.model_dump(mode="json")]
-        return short_hash(json.dumps(parts_of_pixels, sort_keys=True).encode())
+        return short_hash(_pixels_of(config.synthetic))
     if config.source == "ddad":
         chosen = json.dumps(config.ddad.model_dump(mode="json"), sort_keys=True)
         scenes = hashlib.sha256(_scene_list_bytes(config, base)).digest()
@@ -71,7 +70,7 @@ def benchmark_place(settings: BenchmarkSettings, base: Path) -> str:
     places = [
         os.path.abspath(base / expand(text)) for text in (settings.root, settings.frames or "")
     ]
-    chosen = settings.model_dump_json(exclude={"root", "frames", "protocol"})
+    chosen = _choice(settings)
     return short_hash("\0".join([*places, chosen]).encode())[:6]
 
 
@@ -81,8 +80,10 @@ def benchmark_identity(settings: BenchmarkSettings, base: Path) -> str:
     Raises:
         FadepthError: the list of frames is absent.
     """
-    parts = [settings.model_dump_json(exclude={"root", "frames", "protocol"}).encode()]
-    if not settings.frames:
+    parts = [_choice(settings).encode()]
+    if settings.synthetic:
+        parts.append(_pixels_of(settings.synthetic))
+    elif not settings.frames:
         # Without a list all that is there counts: a download that went on is another benchmark.
         root = base / expand(settings.root)
         # Endings jpg, png and mat:
@@ -98,6 +99,24 @@ def benchmark_identity(settings: BenchmarkSettings, base: Path) -> str:
                 f"{_variable(settings.frames)} to it ('fadepth data fetch-splits' fetches KITTI's)"
             ) from None
     return short_hash(b"\0".join(parts))
+
+
+def _choice(settings: BenchmarkSettings) -> str:
+    """Which frames of what lies at a place, as JSON; a title is no choice."""
+    left_out = {"root", "frames", "protocol", "title"}
+    return settings.model_dump_json(exclude=left_out | ({"synthetic"} - settings.model_fields_set))
+
+
+def _pixels_of(street: SyntheticSettings) -> bytes:
+    """What the pixels of a rendered street depend on."""
+    parts = [synthetic.GENERATOR_VERSION, street.model_dump(mode="json")]
+    return json.dumps(parts, sort_keys=True).encode()
+
+
+def benchmark_root(settings: BenchmarkSettings, base: Path) -> Path:
+    """Folder of a benchmark's files; a rendered street has one of its own for each identity."""
+    root = Path(os.path.abspath(base / expand(settings.root)))
+    return root / short_hash(_pixels_of(settings.synthetic)) if settings.synthetic else root
 
 
 def _scene_list_bytes(config: DataSettings, base: Path) -> bytes:
@@ -173,7 +192,7 @@ def prepare_data(
     root = Path(os.path.abspath(base / expand(config.root)))
     splits = base / expand(config.splits)
     if config.source == "synthetic":
-        _render(config, root, workers, progress)
+        _render(config.synthetic, root, workers, progress)
         splits = root / "splits"
     if not root.is_dir():
         holds = "DDAD's scenes (000000 and so on)"
@@ -211,12 +230,16 @@ def prepare_benchmark(
             `output` cannot be written.
     """
     _require_writable(output)
-    root = Path(os.path.abspath(base / expand(settings.root)))
+    root = benchmark_root(settings, base)
     where = f"'benchmarks.{name}.root'" + _variable(settings.root)
+    if settings.synthetic:
+        _render(settings.synthetic, root, workers, progress)
     if not root.is_dir():
         raise FadepthError(f"data folder {root} does not exist: set {where} to the data's folder")
     listed = base / expand(settings.frames) if settings.frames else None
-    if settings.source == "kitti":
+    if settings.source in ("kitti", "synthetic"):
+        if settings.synthetic:
+            listed = root / "splits" / "test_files.txt"
         assert listed is not None, "the settings have looked"
         found = _locate(root, listed, "test", ())
         cameras = _cameras(root, {"test": found})
@@ -393,8 +416,7 @@ def _list_cityscapes(
     return frames, checks
 
 
-def _render(config: DataSettings, root: Path, workers: int, progress: Progress | None) -> None:
-    street = config.synthetic
+def _render(street: SyntheticSettings, root: Path, workers: int, progress: Progress | None) -> None:
     synthetic.render_street(
         root,
         seed=street.seed,

@@ -40,6 +40,14 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def count_macs(network: nn.Module, height: int, width: int) -> int:
+    """Multiply-accumulates for one image (1, 3, height, width), in evaluation mode, on the CPU."""
+    network = copy.deepcopy(network).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.rand(1, 3, height, width))
+    return counter.get_total_flops() // 2
+
+
 def describe_network(network: nn.Module, height: int, width: int, depth: int = 2) -> list[Part]:
     """The parts of a network at an input of one (3, height, width) image, in order.
 

@@ -1,5 +1,6 @@
 """What the rules of workflow/rules/evaluate.smk do: compare depth and motion with ground truth."""
 
+import hashlib
 import json
 import logging
 import time
@@ -28,6 +29,7 @@ from fadepth.evaluation.evaluate import (
     predict_disparity,
     read_input,
 )
+from fadepth.evaluation.grid import grid_metrics
 from fadepth.evaluation.odometry import (
     predict_trajectory,
     segment_errors,
@@ -55,7 +57,7 @@ from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.report.odometry_figure import draw_trajectory
 from fadepth.report.panels import draw_panel
-from fadepth.study import Run
+from fadepth.run import Run
 from fadepth.training import (
     choose_device,
     load_depth_network,
@@ -80,6 +82,12 @@ def network_function(model: Path, device: torch.device) -> tuple[PredictImage, i
         return disparity_to_inverse_depth(network(image.to(device)))
 
     return predict, count_parameters(network)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file: which weights a number is of."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def network_predictor(run: Run, runs: Path, root: Path, protocol: Protocol) -> tuple[Predict, int]:
@@ -126,6 +134,8 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     )
     draw_run_panels(run, folder, frames, root, predict, protocol)
     said: dict[str, str | int] = {"split": settings.split, "dataset": run.config.data.name}
+    if run.kind != "baseline":
+        said["model_sha256"] = file_digest(folder / "model.pt")
     write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said, frames)
 
 
@@ -205,6 +215,7 @@ def evaluate_benchmark(
         "dataset": settings.source,
         "trained_on": run.config.data.name,
         "frames_of_training_drives": seen,
+        "model_sha256": file_digest(runs / run.id / "model.pt"),
     }
     write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said, frames)
 
@@ -248,6 +259,23 @@ def measure_robustness(
         "conditions": summary(table),
     }
     write_atomic(runs / run.id / "robustness.json", json.dumps(content, indent=1) + "\n")
+
+
+def evaluate_grid(run: Run, runs: Path, threads: int) -> None:
+    """Rule `evaluate_grid`: traces of a grid in the run's disparity of smooth images."""
+    set_threads(threads)
+    model = runs / run.id / "model.pt"
+    network, _ = load_depth_network(model)
+    height, width = run.config.data.height, run.config.data.width
+    found = grid_metrics(fold(network), height, width)
+    content = {
+        "run_id": run.id,
+        "model_sha256": file_digest(model),
+        "height": height,
+        "width": width,
+        **found._asdict(),
+    }
+    write_atomic(runs / run.id / "grid.json", json.dumps(content, indent=1) + "\n")
 
 
 def draw_run_panels(

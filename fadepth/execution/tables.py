@@ -1,25 +1,27 @@
-"""What the rules of workflow/rules/tables.smk do: tables and effects from the metrics of runs."""
+"""What the rules of workflow/rules/tables.smk do: tables and effects from the results of runs."""
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fadepth.study import Study
 
-if TYPE_CHECKING:
-    from fadepth.report.ablation import Row
-
 log = logging.getLogger(__name__)
 
+#: Published values, one file a table.
+REFERENCES = Path("ablations") / "paper"
 
-def report_rows(study: Study) -> list["Row"]:
-    """The study's rows as the report knows them."""
-    from fadepth.report.ablation import Row
 
-    return [
-        Row(row.label, row.kind, dict(row.factors), [run.id for run in row.runs])
-        for row in study.rows
-    ]
+def render_table(study: Study, runs: Path, output: Path, partial: bool = False) -> None:
+    """Rule `render_table`: CSV, Markdown, LaTeX, HTML and the provenance of every cell."""
+    from fadepth.report.study_table import study_table
+    from fadepth.report.writers import write_table
+
+    table = study_table(study, runs, REFERENCES, partial=partial)
+    write_table(table, output)
+    missing = sum(1 for row in table.rows if row.missing)
+    log.warning("table written: %s (also .md, .tex, .html)", output)
+    if missing:
+        log.warning("%d of %d rows lack something: the table says what", missing, len(table.rows))
 
 
 def render_effects(study: Study, runs: Path, output: Path) -> None:
@@ -27,25 +29,5 @@ def render_effects(study: Study, runs: Path, output: Path) -> None:
     from fadepth.report.effects import effects_table
     from fadepth.report.writers import write_table
 
-    table = effects_table(
-        runs,
-        report_rows(study),
-        study.file.plain,
-        name=output.stem,
-        title=study.file.title,
-        labels={name: factor.label for name, factor in study.file.factors.items()},
-    )
-    write_table(table, output, output.with_suffix(".md"), output.with_suffix(".tex"))
-    log.warning("effects written: %s (also .md and .tex)", output)
-
-
-def render_table(study: Study, runs: Path, output: Path) -> None:
-    """Rule `render_table`: CSV, Markdown, LaTeX and the provenance of every cell."""
-    from fadepth.report.ablation import ablation_table, read_records
-    from fadepth.report.writers import write_table
-
-    rows = report_rows(study)
-    records = read_records(runs, [run_id for row in rows for run_id in row.run_ids])
-    table = ablation_table(records, rows, name=study.file.table, title=study.file.title)
-    write_table(table, output, output.with_suffix(".md"), output.with_suffix(".tex"))
-    log.warning("table written: %s (also .md and .tex)", output)
+    write_table(effects_table(study, runs), output)
+    log.warning("effects written: %s (also .md, .tex, .html)", output)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fadepth.errors import FadepthError
+from fadepth.files import write_atomic
 from fadepth.study import Study
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,38 @@ def track_runs(studies: Iterable[Study], runs: Path, store: str) -> None:
     from fadepth.tracking import track
 
     wanted = {
-        experiment_name(study.file.name, study.config.data.name, study.config.scale): [
-            run.id for run in study.runs if (runs / run.id / "manifest.json").exists()
-        ]
+        experiment_name(study.file.name, study.config.data.name, study.config.scale): {
+            run.id: row.label
+            for row in study.rows
+            for run in row.runs
+            if (runs / run.id / "manifest.json").exists()
+        }
         for study in studies
     }
-    for experiment, run_ids in (wanted or experiments_on_disk(runs)).items():
-        if run_ids:
-            summary = track(runs, run_ids, store=store, experiment=experiment)
+    for experiment, labels in wanted.items():
+        if labels:
+            summary = track(runs, list(labels), store=store, experiment=experiment, labels=labels)
             log.info("%s: %s", experiment, summary)
+    for experiment, run_ids in ({} if wanted else experiments_on_disk(runs)).items():
+        summary = track(runs, run_ids, store=store, experiment=experiment)
+        log.info("%s: %s", experiment, summary)
+
+
+def track_and_link(studies: Iterable[Study], runs: Path, store: str, links: Path) -> None:
+    """Rule `link_runs`: mirror, and write run id -> address; what fails is told and no more.
+
+    A report is whole without these addresses, so no failure of a tracker may stop it.
+    """
+    from fadepth.tracking import run_links
+    from fadepth.ui import ADDRESS
+
+    found: dict[str, str] = {}
+    try:
+        track_runs(studies, runs, store)
+        found = run_links(store, ADDRESS)
+    except Exception as error:
+        log.warning("the report has no links to MLflow: %s", error)
+    write_atomic(links, json.dumps(found, indent=1) + "\n")
 
 
 def experiments_on_disk(runs: Path) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from fadepth.execution.data import data_root, images_for
 from fadepth.files import write_atomic
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
-from fadepth.study import Run
+from fadepth.run import Run
 from fadepth.targets import TargetsKey, checked_targets, make_targets, predict_targets
 from fadepth.training import Interrupted, Job, Training, choose_device, load_depth_network
 

@@ -1,1 +1,25 @@
-"""Results for readers: tables (CSV, Markdown, LaTeX) and the ablation table of a study."""
+"""Tables, figures and the report that a study leaves behind."""
+
+import hashlib
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parent
+
+#: What a rendered table, figure or page depends on beside its inputs (paths below the package).
+REPORT_CODE = (
+    *sorted(f"report/{path.name}" for path in _FOLDER.glob("*.py") if path.name != "__init__.py"),
+    "stats.py",
+)
+
+NO_LATEX = (
+    "it needs pdflatex (Debian: apt-get install texlive-latex-base texlive-latex-recommended); "
+    "all else is made without"
+)
+
+
+def template_digest() -> str:
+    """Digest of the templates of pages, which are no code to `code_fingerprint`."""
+    found = hashlib.sha256()
+    for path in sorted((_FOLDER / "templates").iterdir()):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:10]

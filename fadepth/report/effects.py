@@ -1,42 +1,53 @@
-"""The effects table: what each factor of a study changes, with its spread over seeds.
+"""The effects table: what each factor of a study changes, alone and beside the others.
 
 An ablation table shows rows; a reader wants differences, and to know which of them a repetition
 would show again. Beside accuracy stand the measures that a component was designed for: accuracy
 and steadiness on mirrored and relit input (pyramid loss), distance to the teacher (APX).
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fadepth.report.ablation import Row, RunRecord, make_stamp, read_json, read_records
+import numpy as np
+from numpy.typing import NDArray
+
+from fadepth.errors import FadepthError
+from fadepth.report.differences import floors_of, images_of
+from fadepth.report.forest_figure import EffectLine
+from fadepth.report.measures import Measure, PerImage
+from fadepth.report.results import Results, make_stamp, read_results
+from fadepth.report.study_table import data_sentence
 from fadepth.report.table import Column, Table, TableRow
-from fadepth.stats import Effect, Observation, factor_effect
-from fadepth.study import level_label
+from fadepth.stats import (
+    Difference,
+    changes_of,
+    contrast_coefficients,
+    paired_difference,
+    sample_std,
+)
+from fadepth.study import Study, level_label
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One measure of a run: where it stands in `robustness.json`, and how a reader calls it."""
+def _measure(condition: str, key: str, label: str) -> Measure:
+    # All are errors: a negative effect is an improvement.
+    column = Column(f"{condition}.{key}", label, label, "lower", 3)
+    per_image = PerImage("robustness_per_image.csv", key, condition)
+    path = ("conditions", condition, key)
+    return Measure(column, "robustness.json", path, per_image=per_image, kinds=("student",))
 
-    condition: str
-    key: str
-    label: str
 
-
-#: All are errors: a negative effect is an improvement.
 MEASURES = (
-    Measure("clean", "abs_rel", "Abs Rel"),
-    Measure("flipped", "abs_rel", "Abs Rel, mirrored input"),
-    Measure("dark", "abs_rel", "Abs Rel, dark input"),
-    Measure("bright", "abs_rel", "Abs Rel, bright input"),
-    Measure("half", "abs_rel", "Abs Rel, half-size input"),
-    Measure("flipped", "change", "change under mirroring"),
-    Measure("dark", "change", "change in the dark"),
-    Measure("bright", "change", "change in bright light"),
-    Measure("half", "change", "change at half size"),
-    Measure("clean", "teacher_distance", "distance to the teacher"),
+    _measure("clean", "abs_rel", "Abs Rel"),
+    _measure("flipped", "abs_rel", "Abs Rel, mirrored input"),
+    _measure("dark", "abs_rel", "Abs Rel, dark input"),
+    _measure("bright", "abs_rel", "Abs Rel, bright input"),
+    _measure("half", "abs_rel", "Abs Rel, half-size input"),
+    _measure("flipped", "change", "change under mirroring"),
+    _measure("dark", "change", "change in the dark"),
+    _measure("bright", "change", "change in bright light"),
+    _measure("half", "change", "change at half size"),
+    _measure("clean", "teacher_distance", "distance to the teacher"),
 )
 
 COLUMNS = (
@@ -53,124 +64,187 @@ COLUMNS = (
     Column("seeds", "Seeds", "Seeds", decimals=0),
 )
 
+NOTES = (
+    "Effect: mean over seeds and over all levels of the other factors of (with - without), ± its "
+    "sample standard deviation over seeds; negative is better, all measures are errors",
+    "A × B: what A changes beside B more than without B",
+    "Effect alone: the same with all other factors off",
+    "95 %: two-level bootstrap over drives and seeds; with one seed it speaks of these trainings "
+    "alone; verdict 'unclear' where it holds zero",
+    "Change: mean |log inverse depth - that of the clean image|; distance to the teacher: the same "
+    "between student and teacher after aligning medians",
+)
 
-def effects_table(
-    runs: Path,
-    rows: Sequence[Row],
+
+@dataclass(frozen=True)
+class Effect:
+    """Change of a measure when factors go from their plain levels to others.
+
+    Attributes:
+        changes: factor -> level; several are an interaction.
+        by_seed: mean over images and over the levels of the other factors, seed by seed.
+        interval: of their mean.
+        alone: seed by seed with all other factors plain; empty for interactions, or if not run.
+        plain: mean of the measure over rows in which the first factor is plain.
+    """
+
+    changes: Mapping[str, str]
+    by_seed: tuple[float, ...]
+    interval: Difference | None
+    alone: tuple[float, ...]
+    plain: float
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.by_seed))
+
+    @property
+    def verdict(self) -> str:
+        """What the seeds support: better or worse where the 95 % interval leaves out zero."""
+        if len(self.by_seed) < 2 or self.interval is None:
+            return "one seed"
+        if self.interval.low <= 0 <= self.interval.high:
+            return "unclear"
+        return "better" if self.interval.high < 0 else "worse"
+
+
+def read_effects(study: Study, runs: Path) -> Results:
+    """Robustness of the study's students: what the effects are computed from.
+
+    Measures that not all of them have (a distance to a teacher where there is none) are left out.
+
+    Raises:
+        FadepthError: a run is unfinished, its `robustness.json` is missing or damaged, or the
+            study has no factors.
+    """
+    if not study.file.factors:
+        raise FadepthError(f"{study.file.table} has no factors: effects are those of a factorial")
+    students = tuple(row for row in study.rows if row.kind == "variant")
+    only = Study(study.file, study.config, study.data_hash, students)
+    tolerant = read_results(only, MEASURES, runs, partial=True)
+    had = [m for m in MEASURES if any(m.key in r.values for row in tolerant.rows for r in row.runs)]
+    return read_results(only, had or MEASURES[:1], runs)
+
+
+def effects_of(results: Results, measure: Measure, runs: Path, order: int) -> list[Effect]:
+    """Main effects, and interactions of up to `order` factors, that the rows allow."""
+    shared = images_of(results.rows, measure, runs)
+    if shared is None:
+        return []
+    _, values, drives = shared
+    plain = results.study.file.plain
+    levels = [row.row.factors for row in results.rows]
+    found = []
+    for changes in changes_of(levels, plain, order):
+        coefficients = contrast_coefficients(levels, plain, changes)
+        if coefficients is None:
+            continue
+        contrast = np.einsum("r,rsi->si", np.asarray(coefficients), values)
+        first = next(iter(changes))
+        without = [i for i, row in enumerate(levels) if row[first] == plain[first]]
+        found.append(
+            Effect(
+                changes,
+                tuple(contrast.mean(axis=1).tolist()),
+                paired_difference(contrast, drives),
+                _alone(values, levels, plain, changes),
+                float(values[without].mean()),
+            )
+        )
+    return found
+
+
+def _alone(
+    values: NDArray[np.float64],
+    levels: Sequence[Mapping[str, str]],
     plain: Mapping[str, str],
-    *,
-    name: str,
-    title: str,
-    labels: Mapping[str, str],
-) -> Table:
-    """Build the effects of every factor on every measure that the runs have.
+    changes: Mapping[str, str],
+) -> tuple[float, ...]:
+    if len(changes) > 1 or {**plain, **changes} not in levels or plain not in levels:
+        return ()
+    pair = [levels.index(wanted) for wanted in ({**plain, **changes}, plain)]
+    difference = values[pair[0]] - values[pair[1]]
+    return tuple(difference.mean(axis=1).tolist())
 
-    Args:
-        runs: folder of the run folders; each needs `robustness.json`.
-        rows: the study's rows; only variants count.
-        plain: plain level of each factor.
-        name: the table's name.
-        title: the study's title.
-        labels: of the factors.
+
+def effects_table(study: Study, runs: Path) -> Table:
+    """Build the effects of every factor on every measure that the runs have.
 
     Raises:
         FadepthError: a run is unfinished, or its `robustness.json` is missing or damaged.
     """
-    variants = [row for row in rows if row.kind == "variant"]
-    records = {row.label: (row, read_records(runs, list(row.run_ids))) for row in variants}
-    everything = [record for _, group in records.values() for record in group]
-    measured = {record.run_id: _conditions(runs, record.run_id) for record in everything}
-    table_rows = []
-    for factor, level in _changes(variants, plain):
-        label = level_label(labels[factor], level)
-        for measure in MEASURES:
-            observations = _observations(list(records.values()), measured, measure)
-            effect = factor_effect(observations, factor, level, plain)
-            if effect is not None:
-                base = _plain_mean(observations, factor, plain)
-                table_rows.append(_table_row(label, measure, effect, base))
+    results = read_effects(study, runs)
+    measured = {
+        measure.key: effects_of(results, measure, runs, 3 if measure is MEASURES[0] else 1)
+        for measure in results.measures
+    }
+    # Factor by factor, each with all its measures; then interactions.
+    rows = [
+        _table_row(study, measure, effect)
+        for changes in changes_of([r.row.factors for r in results.rows], study.file.plain, 3)
+        for measure in results.measures
+        for effect in measured[measure.key]
+        if effect.changes == changes
+    ]
     return Table(
-        name=name,
-        title=f"{title}: effects",
+        name=f"effects_{study.file.name}",
+        title=f"{study.file.title}, effects: {data_sentence(study)}",
         columns=COLUMNS,
-        rows=tuple(table_rows),
-        stamp=make_stamp(everything),
-        notes=(
-            "Effect: mean over seeds and over all levels of the other factors of (with - without), "
-            "± its sample standard deviation over seeds; negative is better, all measures are "
-            "errors",
-            "Effect alone: the same with all other factors off",
-            "95 %: Student's interval of the effect; verdict 'unclear' where it holds zero",
-            "Change: mean |log inverse depth - that of the clean image|; distance to the teacher: "
-            "the same between student and teacher after aligning medians",
-        ),
+        rows=tuple(rows),
+        stamp=make_stamp(results),
+        notes=NOTES,
     )
 
 
-def _conditions(runs: Path, run_id: str) -> Mapping[str, Mapping[str, float]]:
-    path = runs / run_id / "robustness.json"
-    content = read_json(path, ("conditions",), f"delete it and run the workflow again for {run_id}")
-    conditions: Mapping[str, Mapping[str, float]] = content["conditions"]
-    return conditions
+def effect_label(study: Study, changes: Mapping[str, str]) -> str:
+    """How a reader calls an effect: `ETM`, or `ETM × APX`."""
+    factors = study.file.factors
+    return " × ".join(level_label(factors[name].label, level) for name, level in changes.items())
 
 
-def _changes(rows: Sequence[Row], plain: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Every (factor, level) that is not plain, in the study's order."""
-    found = {
-        (factor, row.factors[factor]): None
-        for factor in plain
-        for row in rows
-        if row.factors[factor] != plain[factor]
-    }
-    return list(found)
-
-
-def _observations(
-    groups: Sequence[tuple[Row, Sequence[RunRecord]]],
-    measured: Mapping[str, Mapping[str, Mapping[str, float]]],
-    measure: Measure,
-) -> list[Observation]:
-    result: list[Observation] = []
-    for row, records in groups:
-        for record in records:
-            value = measured[record.run_id].get(measure.condition, {}).get(measure.key)
-            if value is not None and math.isfinite(value) and record.seed is not None:
-                result.append((row.factors, record.seed, float(value)))
-    return result
-
-
-def _plain_mean(
-    observations: Sequence[Observation], factor: str, plain: Mapping[str, str]
-) -> float:
-    values = [value for levels, _, value in observations if levels[factor] == plain[factor]]
-    return math.fsum(values) / len(values)
-
-
-def _table_row(label: str, measure: Measure, effect: Effect, plain: float) -> TableRow:
-    low, high = effect.interval or (None, None)
+def _table_row(study: Study, measure: Measure, effect: Effect) -> TableRow:
+    label = effect_label(study, effect.changes)
+    interval = effect.interval
     return TableRow(
         {
             "row": label,
-            "measure": measure.label,
-            "plain": plain,
+            "measure": measure.column.markdown,
+            "plain": effect.plain if len(effect.changes) == 1 else None,
             "effect": effect.mean,
-            "effect_std": effect.std,
-            "low": low,
-            "high": high,
-            "alone": effect.alone,
-            "alone_std": effect.alone_std,
-            "verdict": verdict(effect),
+            "effect_std": sample_std(effect.by_seed),
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "alone": float(np.mean(effect.alone)) if effect.alone else None,
+            "alone_std": sample_std(effect.alone),
+            "verdict": effect.verdict,
             "seeds": len(effect.by_seed),
         },
-        group=label,
+        group=label if len(effect.changes) == 1 else "interactions",
     )
 
 
-def verdict(effect: Effect) -> str:
-    """What the seeds support: better or worse where the 95 % interval leaves out zero."""
-    if effect.interval is None:
-        return "one seed"
-    low, high = effect.interval
-    if low <= 0 <= high:
-        return "unclear"
-    return "better" if high < 0 else "worse"
+# The forest plot
+
+
+def effect_lines(study: Study, runs: Path) -> tuple[list[EffectLine], float | None, Results]:
+    """Effects on Abs Rel as a forest plot draws them, the noise floor, and the runs behind them."""
+    results = read_effects(study, runs)
+    effects = effects_of(results, MEASURES[0], runs, 3)
+    base = results.row(study.baseline.label)
+    floors = [floor for row, floor in floors_of(results, MEASURES[0]).items() if row != base.label]
+    return list(_lines(study, effects)), max(floors, default=None), results
+
+
+def _lines(study: Study, effects: Sequence[Effect]) -> Iterator[EffectLine]:
+    for effect in effects:
+        one = len(effect.by_seed) == 1
+        yield EffectLine(
+            label=effect_label(study, effect.changes),
+            mean=effect.mean,
+            low=effect.interval.low if effect.interval else None,
+            high=effect.interval.high if effect.interval else None,
+            group="main effects" if len(effect.changes) == 1 else "interactions",
+            note="one seed: these trainings only" if one else "",
+            by_seed=() if one else effect.by_seed,
+        )

@@ -38,7 +38,7 @@ from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.execution.data import cache_images_of
 from fadepth.execution.train import predict_teacher, train_run
-from fadepth.study import Run
+from fadepth.run import Run
 from fadepth.training import Job, Training
 from tests.data.mounts import make_read_only, tmpfs
 from tests.tiny import tiny_config, tiny_manifest

@@ -12,7 +12,7 @@ from scipy.io import loadmat
 
 from fadepth.config import BenchmarkSettings
 from fadepth.data.manifest import Frame, Manifest
-from fadepth.data.prepare import benchmark_identity, prepare_benchmark
+from fadepth.data.prepare import benchmark_identity, benchmark_root, prepare_benchmark
 from fadepth.errors import FadepthError
 from fadepth.evaluation.evaluate import evaluate, predict_disparity
 from fadepth.evaluation.protocols import find_protocol
@@ -146,3 +146,36 @@ def test_files_that_changed_since_the_manifest_are_refused(tmp_path: Path) -> No
 def test_a_missing_folder_is_told_with_the_key(tmp_path: Path) -> None:
     with pytest.raises(FadepthError, match=r"nowhere does not exist: set 'benchmarks.make3d.root'"):
         prepared(tmp_path / "nowhere", "make3d", tmp_path / "m.jsonl")
+
+
+STREET = {"scenes": {"train": 1, "val": 1, "test": 1}, "frames": {"train": 3, "val": 3, "test": 3}}
+
+
+def street(seed: int, **changes: Any) -> BenchmarkSettings:
+    settings = {"source": "synthetic", "root": "streets", "protocol": "synthetic_full"}
+    described = STREET | {"seed": seed, "height": 32, "width": 64}
+    return BenchmarkSettings.model_validate(settings | {"synthetic": described} | changes)
+
+
+def test_a_rendered_street_is_a_benchmark_of_its_test_scenes(tmp_path: Path) -> None:
+    """Another seed is another street in another folder; a title is neither."""
+    manifest = prepare_benchmark("b", street(7), tmp_path / "b.jsonl", base=tmp_path)
+    # Three frames, of which the middle one has both neighbours.
+    assert len(manifest.splits["test"]) == 1
+    assert not manifest.splits["train"]
+    root = benchmark_root(street(7), tmp_path)
+    assert Path(manifest.root) == root
+    table, mean = evaluate(manifest.splits["test"], root, ramp, find_protocol("synthetic_full"))
+    assert len(table) == 1
+    assert 0 < mean["abs_rel"] < 10
+    titled = street(7, title="street B")
+    assert benchmark_identity(titled, tmp_path) == benchmark_identity(street(7), tmp_path)
+    assert benchmark_identity(street(8), tmp_path) != benchmark_identity(street(7), tmp_path)
+    assert benchmark_root(street(8), tmp_path) != root
+
+
+def test_only_a_street_is_described_by_a_street() -> None:
+    with pytest.raises(ValueError, match="with source: synthetic, and only then"):
+        street(7, source="make3d")
+    with pytest.raises(ValueError, match="with source: synthetic, and only then"):
+        street(7, synthetic=None)

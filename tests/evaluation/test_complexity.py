@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from fadepth.cli import app
 from fadepth.errors import FadepthError
-from fadepth.evaluation.complexity import count_parameters, describe_network
+from fadepth.evaluation.complexity import count_macs, count_parameters, describe_network
 from fadepth.models import HQDecV2, SmallDepth, fold
 
 
@@ -21,6 +21,13 @@ def test_one_grouped_convolution_in_closed_form() -> None:
         (6, 3, 6), 6 * 4 * 3 + 6, 3 * 6 * 6 * 4 * 3,
     )  # fmt: skip
     assert second.kind == "conv 3x1, 2 groups"
+
+
+def test_macs_of_a_network_are_those_of_its_parts() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, (3, 1), groups=2))
+    assert count_macs(net, 10, 12) == 5 * 6 * 8 * 3 * 9 + 3 * 6 * 6 * 4 * 3
+    # The layer table of docs/method.md, folded: 860.8 million.
+    assert count_macs(fold(SmallDepth("ac").eval()), 192, 640) == pytest.approx(860.8e6, rel=1e-3)
 
 
 def test_a_part_is_not_split_where_it_works_by_itself() -> None:

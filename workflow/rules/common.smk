@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,14 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from fadepth.cli import load_preset
-from fadepth.config import find_benchmark
+from fadepth.config import find_benchmark, parse_config
 from fadepth.data.prepare import benchmark_identity, benchmark_place
 from fadepth.errors import FadepthError
-from fadepth.study import odometry_identity, resolve_all
+from fadepth.fingerprint import code_fingerprint
+from fadepth.report import NO_LATEX, REPORT_CODE, template_digest
+from fadepth.report.measures import costs_file, files_of
+from fadepth.run import odometry_identity
+from fadepth.study import missing_benchmark, resolve_and_leave_out, unique_runs
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
@@ -29,16 +34,22 @@ PRESETS = [
 OVERRIDES = dict(workflow.config_settings.config)
 
 try:
-    STUDIES = resolve_all(
-        Path("ablations"), *load_preset([Path(preset) for preset in PRESETS], json.dumps(OVERRIDES))
-    )
+    PRESET = load_preset([Path(preset) for preset in PRESETS], json.dumps(OVERRIDES))
+    CONFIG = parse_config(*PRESET)
+    # Tables whose data the preset lacks, with the reason.
+    STUDIES, LEFT_OUT = resolve_and_leave_out(Path("ablations"), *PRESET, OVERRIDES)
 except FadepthError as error:
     raise WorkflowError(str(error))
 
-RUNS = {run.id: run for study in STUDIES.values() for run in study.runs}
-CONFIG = next(iter(STUDIES.values())).config
-DATA_HASH = next(iter(STUDIES.values())).data_hash
-MANIFEST = f"data/{CONFIG.data.name}-{DATA_HASH}/manifest.jsonl"
+RUNS = unique_runs(STUDIES.values())
+
+# What `reports/all` makes: tables whose data are there; a PDF where there is LaTeX.
+for table, study in STUDIES.items():
+    if reason := missing_benchmark(study, Path.cwd()):
+        LEFT_OUT[table] = reason
+ALL_TABLES = [table for table in STUDIES if table not in LEFT_OUT]
+FACTORIAL_STUDIES = [t.removeprefix("table_") for t in ALL_TABLES if STUDIES[t].file.factors]
+LATEX = shutil.which("pdflatex")
 
 # The commands resolve the same preset again and check that the run's hash is the same.
 FLAGS = shlex.join(
@@ -51,6 +62,8 @@ FADEPTH = shlex.quote(sys.executable) + " -m fadepth"
 # there are as many as this process may use cores. `--resources train_slot=N` says otherwise.
 if "train_slot" not in workflow.global_resources:
     workflow.register_resource("train_slot", len(os.sched_getaffinity(0)))
+# What has to run alone takes all of them.
+TRAIN_SLOTS = workflow.global_resources["train_slot"].value
 
 # Trainings take the first GPU, one at a time, where there is one.
 GPU = int(CONFIG.training.device != "cpu" and bool(glob.glob("/dev/nvidia[0-9]*")))
@@ -65,8 +78,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 
 wildcard_constraints:
-    teacher=r"hqdecv2-s\d+-[0-9a-f]{10}",
-    student=r"(?!hqdecv2-|constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
+    dataset=r"[^/]+-[0-9a-f]{10}",
+    teacher=r"hqdec[a-z0-9_]*-s\d+-[0-9a-f]{10}",
+    student=r"(?!hqdec|constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
     network=r"(?!constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
     baseline=r"(constant|row_median|pixel_median)-s\d+-[0-9a-f]{10}",
     table=r"table_[a-z0-9_]+",
@@ -83,6 +97,11 @@ def run_of(run_id):
     return RUNS[run_id]
 
 
+def data_of(run_id):
+    """The manifest of the frames that a run is trained and evaluated on."""
+    return f"data/{run_of(run_id).data_folder}/manifest.jsonl"
+
+
 def targets_of(wildcards):
     """The teacher's predictions, for students that APX trains."""
     teacher = run_of(wildcards.student).teacher
@@ -90,33 +109,46 @@ def targets_of(wildcards):
 
 
 def study_of(table):
-    """The study that feeds a table; a sentence where there is none."""
+    """The study that feeds a table; a sentence where there is none, or no data for it."""
+    if table in LEFT_OUT:
+        raise WorkflowError(LEFT_OUT[table])
     if table not in STUDIES:
         raise WorkflowError(f"no study feeds '{table}': there are {', '.join(STUDIES)}")
     return STUDIES[table]
 
 
-def metrics_of(wildcards):
-    """Metrics of all runs of a table."""
-    return [f"runs/{run.id}/metrics.json" for run in study_of(wildcards.table).runs]
+def results_of(wildcards):
+    """All that a table shows: results of its runs, costs, and published values."""
+    study = study_of(wildcards.table)
+    files = [f"runs/{run.id}/{name}" for run in study.runs for name in files_of(study, run)]
+    if "costs" in study.file.columns:
+        files.append(str(costs_file(study.file.table)))
+    files += glob.glob(f"ablations/paper/{study.file.table}.csv")
+    return files
+
+
+def models_of(wildcards):
+    """The networks of a table: one run a row, since seeds share their network."""
+    rows = [row for row in study_of(wildcards.table).rows if row.kind != "baseline"]
+    return [f"runs/{row.runs[0].id}/model.pt" for row in rows]
 
 
 def measures_of(wildcards):
     """Metrics and robustness of all students of a study."""
     return [
-        f"runs/{run.id}/{name}.json"
+        f"runs/{run.id}/{name}"
         for run in study_of(f"table_{wildcards.study}").students
-        for name in ("metrics", "robustness")
+        for name in ("metrics.json", "robustness.json", "robustness_per_image.csv")
     ]
 
 
 def teacher_of(wildcards):
-    """The teacher that a student's predictions are compared with, where its study has one."""
+    """The teacher that a student's predictions are compared with, where a study has one."""
     for study in STUDIES.values():
         for run in study.students:
             if run.id == wildcards.student:
-                teacher = study.teacher_of(run)
-                return [f"runs/{teacher.id}/model.pt"] if teacher else []
+                if teacher := study.teacher_of(run):
+                    return [f"runs/{teacher.id}/model.pt"]
     return []
 
 
@@ -128,20 +160,54 @@ def told(function, *arguments):
         raise WorkflowError(str(error))
 
 
-def benchmark_of(name):
-    """Settings of a benchmark; a sentence for one that the preset does not have."""
-    return told(find_benchmark, CONFIG, name)
+def benchmark_of(run_id, name):
+    """Settings of a benchmark for a run; a sentence for one that the preset does not have."""
+    return told(find_benchmark, run_of(run_id).config, name)
 
 
 def benchmark_manifest(wildcards):
     """The manifest of a benchmark; presets may call benchmarks of different folders the same."""
-    place = benchmark_place(benchmark_of(wildcards.benchmark), Path.cwd())
+    place = benchmark_place(benchmark_of(wildcards.network, wildcards.benchmark), Path.cwd())
     return f"data/benchmarks/{wildcards.benchmark}-{place}.jsonl"
 
 
+def benchmark_at(name, place):
+    """Identity of the benchmark of that name whose manifest's name ends in `place`."""
+    for study in STUDIES.values():
+        settings = study.config.benchmarks.get(name)
+        if settings and benchmark_place(settings, Path.cwd()) == place:
+            return told(benchmark_identity, settings, Path.cwd())
+    raise WorkflowError(f"no preset has a benchmark '{name}' at {place}")
+
+
+def real_frames(name):
+    """Whether the small set of real frames of that name is there, for pictures."""
+    return (Path(os.environ.get("FADEPTH_TEST_DATA") or "../shared") / f"{name}_mini").is_dir()
+
+
+def own_networks():
+    """Networks trained on the preset's own frames, at its own size."""
+    return [
+        run for run in RUNS.values() if run.kind != "baseline" and run.config.data == CONFIG.data
+    ]
+
+
 def rows_of(study):
-    """What a report's rows are made of: a change of these makes it stale."""
-    return {"rows": [[row.label, row.kind, [run.id for run in row.runs]] for row in study.rows]}
+    """What a report is made of beside its inputs: a change of these makes it stale."""
+    return {
+        "study": study.file.model_dump(mode="json"),
+        "rows": [[row.label, row.kind, [run.id for run in row.runs]] for row in study.rows],
+        "code": code_fingerprint(REPORT_CODE),
+        "templates": template_digest(),
+    }
+
+
+def tell_what_was_left_out():
+    """Say which reports this preset or machine cannot make, and why."""
+    for table, reason in LEFT_OUT.items():
+        print(f"{table} is not part of reports/all: {reason}", file=sys.stderr)
+    if not LATEX:
+        print(f"reports/tables.pdf is not part of reports/all: {NO_LATEX}", file=sys.stderr)
 
 
 def mirror_to_mlflow():

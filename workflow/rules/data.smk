@@ -10,16 +10,16 @@ come with them as without, so that no training may depend on their presence or t
 
 
 rule prepare_data:
-    """Render or check all frames of the preset's splits, write their manifest, fill the cache."""
+    """Render or check all frames of a data set's splits, write their manifest, fill the cache."""
     output:
-        manifest=MANIFEST,
+        manifest="data/{dataset}/manifest.jsonl",
     log:
-        "logs/prepare_data.log",
+        "logs/prepare_data/{dataset}.log",
     threads: 2
     params:
-        data=DATA_HASH,
+        data=lambda wildcards: wildcards.dataset.rpartition("-")[2],
     shell:
-        "{FADEPTH} data manifest --output {output.manifest:q} {FLAGS}"
+        "{FADEPTH} data manifest --dataset {wildcards.dataset} --output {output.manifest:q} {FLAGS}"
         " --threads {threads} --log {log:q}"
 
 
@@ -31,9 +31,8 @@ rule prepare_benchmark:
         "logs/prepare_benchmark/{benchmark}-{place}.log",
     threads: 2
     params:
-        frames=lambda wildcards: told(
-            benchmark_identity, benchmark_of(wildcards.benchmark), Path.cwd()
-        ),
+        frames=lambda wildcards: benchmark_at(wildcards.benchmark, wildcards.place),
     shell:
-        "{FADEPTH} data benchmark {wildcards.benchmark} --output {output.manifest:q} {FLAGS}"
+        "{FADEPTH} data benchmark {wildcards.benchmark} --place {wildcards.place}"
+        " --output {output.manifest:q} {FLAGS}"
         " --threads {threads} --log {log:q}"

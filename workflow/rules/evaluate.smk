@@ -3,6 +3,7 @@
 REQUIRED INPUTS: the data's manifest; a network's model.pt.
 OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*.png);
     runs/<id>/robustness.json, runs/<id>/robustness_per_image.csv;
+    runs/<id>/grid.json; reports/costs/<table>.json;
     runs/<id>/benchmarks/<name>/metrics.json, per_image.csv (and panels/*.png);
     runs/<id>/odometry/<sequence>/metrics.json, per_snippet.csv, trajectory.txt, trajectory.png
 """
@@ -11,7 +12,7 @@ OUTPUTS: runs/<id>/metrics.json, runs/<id>/per_image.csv (and runs/<id>/panels/*
 rule evaluate_run:
     """Evaluate one trained network on the evaluation split."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.network),
         model="runs/{network}/model.pt",
     output:
         metrics="runs/{network}/metrics.json",
@@ -31,7 +32,7 @@ rule evaluate_run:
 rule evaluate_baseline:
     """Fit a trivial predictor to the training frames' ground truth and evaluate it."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.baseline),
     output:
         metrics="runs/{baseline}/metrics.json",
         per_image="runs/{baseline}/per_image.csv",
@@ -50,7 +51,7 @@ rule evaluate_baseline:
 rule evaluate_robustness:
     """Evaluate one student on mirrored, dark, bright and small frames, and against the teacher."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.student),
         model="runs/{student}/model.pt",
         teacher=teacher_of,
     output:
@@ -69,11 +70,47 @@ rule evaluate_robustness:
         " {FLAGS} --threads {threads} --log {log:q}"
 
 
+rule evaluate_grid:
+    """Measure the traces of a grid in a network's disparity of smooth images."""
+    input:
+        model="runs/{network}/model.pt",
+    output:
+        grid="runs/{network}/grid.json",
+    log:
+        "logs/evaluate_grid/{network}.log",
+    threads: 1
+    resources:
+        train_slot=1,
+    params:
+        evaluation=lambda wildcards: run_of(wildcards.network).grid_identity,
+    shell:
+        "{FADEPTH} grid {wildcards.network} {FLAGS} --threads {threads} --log {log:q}"
+
+
+rule measure_costs:
+    """Count parameters and MACs of a table's networks, and time them while nothing else trains."""
+    input:
+        models=models_of,
+    output:
+        costs="reports/costs/{table}.json",
+    log:
+        "logs/measure_costs/{table}.log",
+    threads: 1
+    resources:
+        train_slot=TRAIN_SLOTS,
+        gpu=GPU,
+    params:
+        code=code_fingerprint(("evaluation/latency.py", "evaluation/complexity.py")),
+    shell:
+        "{FADEPTH} costs {wildcards.table} --output {output.costs:q} {FLAGS}"
+        " --threads {threads} --log {log:q}"
+
+
 rule evaluate_benchmark:
     """Evaluate one trained network on frames of another list or data set, by their protocol."""
     input:
         manifest=benchmark_manifest,
-        trained_on=MANIFEST,
+        trained_on=lambda wildcards: data_of(wildcards.network),
         model="runs/{network}/model.pt",
     output:
         metrics="runs/{network}/benchmarks/{benchmark}/metrics.json",
@@ -94,11 +131,11 @@ rule evaluate_benchmark:
 
 
 rule benchmarks:
-    """Every trained network on every benchmark of the preset."""
+    """Every network trained on the preset's own data, on every benchmark of the preset."""
     input:
         expand(
             "runs/{run}/benchmarks/{benchmark}/metrics.json",
-            run=[run.id for run in RUNS.values() if run.kind != "baseline"],
+            run=[run.id for run in own_networks()],
             benchmark=CONFIG.benchmarks,
         ),
 
@@ -106,7 +143,7 @@ rule benchmarks:
 rule evaluate_odometry:
     """Chain one run's predicted motions over a sequence of KITTI odometry, and compare."""
     input:
-        trained_on=MANIFEST,
+        trained_on=lambda wildcards: data_of(wildcards.network),
         model="runs/{network}/model.pt",
     output:
         metrics="runs/{network}/odometry/{sequence}/metrics.json",
@@ -128,10 +165,10 @@ rule evaluate_odometry:
 
 
 rule odometry:
-    """Every trained network on every sequence of the preset."""
+    """Every network trained on the preset's own data, on every sequence of the preset."""
     input:
         expand(
             "runs/{run}/odometry/{sequence}/metrics.json",
-            run=[run.id for run in RUNS.values() if run.kind != "baseline"],
+            run=[run.id for run in own_networks()],
             sequence=CONFIG.odometry.sequences,
         ),

@@ -1,18 +1,22 @@
-"""Tables: one a study, in CSV, Markdown and LaTeX, with the origin of every cell.
+"""Tables: one a study, in CSV, Markdown, LaTeX and HTML, with the origin of every cell.
 
-REQUIRED INPUTS: metrics.json of every run of the study.
-OUTPUTS: reports/<table>.csv, .md, .tex, .provenance.json; reports/effects_<study>.csv, .md, .tex
+REQUIRED INPUTS: metrics.json and per_image.csv of every run of the study, or of a benchmark;
+    robustness.json, grid.json, reports/costs/<table>.json where the table shows them;
+    ablations/paper/<table>.csv where there are published values.
+OUTPUTS: reports/<table>.csv, .md, .tex, .html, .provenance.json; reports/tables.pdf;
+    reports/effects_<study>.csv, .md, .tex, .html
 """
 
 
 rule render_table:
-    """Write a study's table from the metrics of its runs."""
+    """Write a study's table from the results of its runs."""
     input:
-        metrics=metrics_of,
+        results=results_of,
     output:
         csv="reports/{table}.csv",
         markdown="reports/{table}.md",
         latex="reports/{table}.tex",
+        html="reports/{table}.html",
         provenance="reports/{table}.provenance.json",
     log:
         "logs/render_table/{table}.log",
@@ -30,9 +34,22 @@ rule render_effects:
         csv="reports/effects_{study}.csv",
         markdown="reports/effects_{study}.md",
         latex="reports/effects_{study}.tex",
+        html="reports/effects_{study}.html",
     log:
         "logs/render_effects/{study}.log",
     params:
         rows=lambda wildcards: rows_of(STUDIES[f"table_{wildcards.study}"]),
     shell:
         "{FADEPTH} effects table_{wildcards.study} --output {output.csv:q} {FLAGS} --log {log:q}"
+
+
+rule compile_tables:
+    """Set all tables as one PDF; needs LaTeX."""
+    input:
+        latex=expand("reports/{table}.tex", table=ALL_TABLES),
+    output:
+        pdf="reports/tables.pdf",
+    log:
+        "logs/compile_tables.log",
+    shell:
+        "{FADEPTH} pdf {input.latex:q} --output {output.pdf:q} {FLAGS} --log {log:q}"

@@ -12,7 +12,7 @@ which comments do not change; `params` is one dict, since Snakemake compares val
 rule train_teacher:
     """Train HQDecv2 without labels; first in line, since APX variants wait for it."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.teacher),
     output:
         model="runs/{teacher}/model.pt",
     log:
@@ -34,7 +34,7 @@ rule train_teacher:
 rule predict_teacher:
     """Run the teacher once over all training frames."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.teacher),
         model="runs/{teacher}/model.pt",
     output:
         targets="runs/{teacher}/targets.npy",
@@ -56,7 +56,7 @@ rule predict_teacher:
 rule train_student:
     """Train one SmallDepth variant with one seed; resumes from its own checkpoint."""
     input:
-        manifest=MANIFEST,
+        manifest=lambda wildcards: data_of(wildcards.student),
         targets=targets_of,
     output:
         model="runs/{student}/model.pt",

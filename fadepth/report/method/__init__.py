@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from fadepth.errors import FadepthError
 from fadepth.report.method import (
     adacoeff,
     apx,
@@ -39,8 +40,12 @@ FILES = (
 """In the order of `docs/method.md`; `workflow/rules/figures.smk` lists the same."""
 
 
-def drawings(material: Material) -> list[Drawing]:
-    """All figures, in the order of `FILES`."""
+def drawings(material: Material, only: Sequence[str] = ()) -> list[Drawing]:
+    """All figures, or those named in `only` (without their endings), in the order of `FILES`.
+
+    Raises:
+        FadepthError: `only` names a figure that there is not.
+    """
     steps: list[Callable[[], Drawing]] = [
         partial(overview.draw, material),
         smalldepth.draw,
@@ -52,16 +57,24 @@ def drawings(material: Material) -> list[Drawing]:
         partial(apx.draw, material),
         base_loss.draw,
     ]
-    return [step() for step in steps]
+    named = {Path(file).stem: step for file, step in zip(FILES, steps, strict=True)}
+    if unknown := [name for name in only if name not in named]:
+        raise FadepthError(f"there is no figure '{unknown[0]}': choose of {', '.join(named)}")
+    return [step() for name, step in named.items() if not only or name in only]
 
 
 def draw_method_figures(
-    output: Path, runs: Path, names: Sequence[str] = (), *, fit: bool = True
+    output: Path,
+    runs: Path,
+    names: Sequence[str] = (),
+    *,
+    fit: bool = True,
+    only: Sequence[str] = (),
 ) -> list[Path]:
-    """Write all figures to the folder `output`; arguments as in `material.prepare`."""
+    """Write figures to the folder `output`; arguments as in `material.prepare` and `drawings`."""
     material = prepare(runs, names, fit=fit)
     paths = []
-    for drawing in drawings(material):
+    for drawing in drawings(material, only):
         paths.append(drawing.write(output))
         log.info("%s: %d kB", paths[-1], paths[-1].stat().st_size // 1000)
     return paths

@@ -1,0 +1,134 @@
+"""What rules of workflow/rules/figures.smk do that draw results of runs."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fadepth.data.kitti import read_image
+from fadepth.data.manifest import Frame, Manifest, evenly_spread
+from fadepth.evaluation.evaluate import Predict, depth_at
+from fadepth.evaluation.metrics import scaled_metrics
+from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
+from fadepth.execution.data import data_root
+from fadepth.execution.evaluate import network_predictor
+from fadepth.execution.tables import REFERENCES
+from fadepth.execution.train import set_threads
+from fadepth.provenance import git_state
+from fadepth.report.effects import effect_lines
+from fadepth.report.forest_figure import draw_forest
+from fadepth.report.pareto_figure import ParetoPoint, draw_pareto
+from fadepth.report.qualitative_figure import QualitativeFrame, draw_qualitative
+from fadepth.report.results import make_stamp
+from fadepth.report.study_table import DATA_SETS, data_sentence, study_table
+from fadepth.report.table import Stamp
+from fadepth.run import Run
+from fadepth.study import Study
+
+log = logging.getLogger(__name__)
+
+
+def draw_comparison(
+    compared: Sequence[Run], runs: Path, manifest: Path, output: Path, count: int, threads: int
+) -> None:
+    """Rule `draw_qualitative`: the same frames of the evaluation split, seen by several runs."""
+    set_threads(threads)
+    config = compared[0].config
+    protocol = find_protocol(config.evaluation.protocol)
+    root = data_root(config.data)
+    predictors = {_short(run): network_predictor(run, runs, root, protocol)[0] for run in compared}
+    frames = evenly_spread(Manifest.read(manifest).splits[config.evaluation.split], count)
+    drawn = [_frame(frame, root, predictors, protocol) for frame in frames]
+    draw_qualitative(
+        output,
+        drawn,
+        title=f"Predictions and errors: {DATA_SETS[config.data.source]}",
+        stamp=_stamp(compared, protocol),
+    )
+    log.warning("figure written: %s (also .pdf)", output)
+
+
+def _short(run: Run) -> str:
+    return "HQDecv2" if run.kind == "teacher" else f"SmallDepth {run.label}".strip()
+
+
+def _stamp(compared: Sequence[Run], protocol: Protocol) -> Stamp:
+    commit, dirty = git_state(Path(__file__).parent)
+    config = compared[0].config
+    changed = " with uncommitted changes" if dirty else ""
+    seeds = tuple(sorted({run.seed for run in compared}))
+    code = (commit or "without commit")[:14] + changed
+    return Stamp(config.scale, seeds, config.data.name, protocol.name, code)
+
+
+def _frame(
+    frame: Frame, root: Path, predictors: dict[str, Predict], protocol: Protocol
+) -> QualitativeFrame:
+    truth = load_ground_truth(frame, root, protocol)
+    image = np.asarray(read_image(root / frame.image))
+    if protocol.image_crop:
+        image = image[protocol.image_crop.slices(*image.shape[:2])]
+    valid = valid_pixels(truth, protocol)
+    depths: dict[str, NDArray[np.float64]] = {}
+    errors: dict[str, float] = {}
+    for name, predict in predictors.items():
+        depth = depth_at(predict(frame), truth.shape, protocol)
+        errors[name] = scaled_metrics(truth, depth, protocol)[0]["abs_rel"]
+        depths[name] = depth * protocol.ratio(truth[valid], depth[valid])
+    return QualitativeFrame(str(frame), image, truth, depths, errors)
+
+
+def draw_costs(study: Study, runs: Path, output: Path) -> None:
+    """Rule `draw_pareto`: Abs Rel against milliseconds, of one table on one device."""
+    table = study_table(study, runs, REFERENCES)
+    # A GPU where there is one: it is what the paper's claim is about.
+    keys = [c.key for c in table.columns if c.key.endswith(".latency_ms")]
+    device = keys[-1].removesuffix(".latency_ms")
+    points = []
+    for row in table.rows:
+        cells = row.cells
+        if f"{device}.latency_ms" not in cells or row.kind == "reported":
+            continue
+        points.append(
+            ParetoPoint(
+                str(cells["row"]),
+                row.kind,
+                _number(cells[f"{device}.latency_ms"]),
+                _number(cells[f"{device}.latency_p10"]),
+                _number(cells[f"{device}.latency_p90"]),
+                _number(cells["abs_rel"]),
+                _number(cells["abs_rel_std"]) if cells.get("abs_rel_std") is not None else None,
+                _number(cells["params_m"]),
+            )
+        )
+    group = next(c.group for c in table.columns if c.key == f"{device}.latency_ms")
+    size = f"{study.config.data.height}×{study.config.data.width}"
+    draw_pareto(
+        output,
+        points,
+        title=f"Accuracy against latency: {data_sentence(study)}",
+        device=f"{group}, {size}, batch 1, float32",
+        stamp=table.stamp,
+    )
+    log.warning("figure written: %s (also .pdf)", output)
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, (int, float)), "a measured row has all of its costs"
+    return float(value)
+
+
+def draw_effects(study: Study, runs: Path, output: Path) -> None:
+    """Rule `draw_effects`: what each factor changes, and what factors change together."""
+    lines, noise, results = effect_lines(study, runs)
+    draw_forest(
+        output,
+        lines,
+        title=f"{study.file.title}: {data_sentence(study)}",
+        axis="change of Abs Rel (negative is better)",
+        noise=noise,
+        stamp=make_stamp(results),
+    )
+    log.warning("figure written: %s (also .pdf)", output)

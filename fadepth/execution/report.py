@@ -1,0 +1,227 @@
+"""What the rules of workflow/rules/report.smk do: the page of everything, and the PDF of tables."""
+
+import json
+import logging
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fadepth.config import parse_config
+from fadepth.execution.tables import REFERENCES
+from fadepth.provenance import git_state
+from fadepth.report import NO_LATEX
+from fadepth.report.effects import effect_label, effects_of, read_effects
+from fadepth.report.measures import primary_of
+from fadepth.report.page import Page, PageFigure, PageTable, write_page
+from fadepth.report.pdf import find_latex, tables_pdf
+from fadepth.report.study_table import DATA_SETS, data_sentence, study_table
+from fadepth.report.table import Table, scale_warning
+from fadepth.study import Study, missing_benchmark
+
+log = logging.getLogger(__name__)
+
+#: Title and caption of each picture, by the beginning of its file's name.
+FIGURES = {
+    "overview": (
+        "Training",
+        "What is trained with what: SmallDepth with ETM, pyramid loss and APX, taught by HQDecv2. "
+        "Drawn by the networks; the paper's Figure 1 has the same subject [paper].",
+    ),
+    "adacoeff_upsampler": (
+        "AdaCoeff and DAdaNRSUv2",
+        "Two modules of the teacher. Names are the paper's (Figure 2) [paper]; how they work is "
+        "our reading [derived].",
+    ),
+    "global_map": (
+        "Global feature maps",
+        "How the teacher sees the whole image. The name is the paper's (Figure 3) [paper]; how it "
+        "works is our reading [derived].",
+    ),
+    "masks": (
+        "Masks",
+        "What each mask of the loss leaves out. The paper's Figure 4 shows 'the mask on KITTI and "
+        "DDAD' [paper]; which mask is not known.",
+    ),
+    "qualitative": (
+        "Predictions",
+        "Input, ground truth, and depth and error of each network on the same frames.",
+    ),
+    "pareto": ("Accuracy against latency", "Up is worse, right is slower; one device, one run."),
+    "effects": (
+        "Effects of the components",
+        "What each component changes in Abs Rel over all combinations of the others, and what "
+        "components change together, with 95 % intervals.",
+    ),
+}
+
+
+def compile_tables(
+    snippets: Sequence[Path], output: Path, preset: Mapping[str, Any], origin: str
+) -> None:
+    """Rule `compile_tables`: all tables in one PDF."""
+    config = parse_config(dict(preset), origin)
+    commit, dirty = git_state(Path(__file__).parent)
+    code = f"{(commit or 'without commit')[:14]}{' with uncommitted changes' if dirty else ''}"
+    tables_pdf(
+        snippets,
+        output,
+        title="FA-Depth, repeated by fadepth: tables",
+        warning=scale_warning(config.scale),
+        stamp=f"scale {config.scale}; data {config.data.name}; code {code}",
+    )
+    log.warning("tables of %d files in %s", len(snippets), output)
+
+
+def render_report(
+    studies: Mapping[str, Study],
+    left_out: Mapping[str, str],
+    runs: Path,
+    figures: Sequence[Path],
+    links: Path | None,
+    output: Path,
+) -> None:
+    """Rule `render_report`: one page with all tables and figures."""
+    reasons = dict(left_out)
+    tables: dict[str, Table] = {}
+    for name, study in studies.items():
+        if reason := missing_benchmark(study, Path.cwd()):
+            reasons[name] = reason
+        else:
+            tables[name] = study_table(study, runs, REFERENCES)
+    first = next(iter(studies.values()))
+    config = first.config
+    commit, dirty = git_state(Path(__file__).parent)
+    missing = [f"{name}: {reason}" for name, reason in reasons.items()]
+    if not find_latex():
+        missing.append(f"tables.pdf: {NO_LATEX}")
+    page = Page(
+        title="The ablation study of FA-Depth, repeated",
+        scale=config.scale,
+        data=_data(studies, tables),
+        tables=[PageTable(table, _files(name)) for name, table in _ordered(tables)],
+        figures=[_figure(path) for path in figures],
+        environment=_environment(runs, tables),
+        supports=list(_supports(studies, tables, runs)),
+        refuses=_refuses(config.scale),
+        missing=missing,
+        run_links=json.loads(links.read_text()) if links else {},
+        commit=commit or "without commit",
+        dirty=bool(dirty),
+    )
+    write_page(page, output)
+    log.warning("report of %d tables and %d figures: %s", len(tables), len(figures), output)
+
+
+#: The order of tables on the page: results, components, teacher, transfer.
+_ORDER = (
+    "kitti", "kitti_improved", "kitti_highres", "complexity", "ddad", "ablation", "etm", "pyramid",
+    "apx", "hqdecv2", "generalisation",
+)  # fmt: skip
+
+
+def _ordered(tables: Mapping[str, Table]) -> list[tuple[str, Table]]:
+    names = [f"table_{name}" for name in _ORDER]
+    return sorted(
+        tables.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names)
+    )
+
+
+def _files(name: str) -> dict[str, str]:
+    formats = {format_: f"{name}.{format_}" for format_ in ("csv", "md", "tex", "html")}
+    return formats | {"provenance": f"{name}.provenance.json"}
+
+
+def _figure(path: Path) -> PageFigure:
+    name = next((n for n in FIGURES if path.stem.startswith(n)), path.stem)
+    title, caption = FIGURES.get(name, (path.stem, ""))
+    if name == "masks":
+        title += f": {path.stem.removeprefix('masks_')}"
+    vector = path.with_suffix(".pdf")
+    return PageFigure(path.stem, title, caption, path, vector if vector.exists() else None)
+
+
+def _data(studies: Mapping[str, Study], tables: Mapping[str, Table]) -> str:
+    found = dict.fromkeys(data_sentence(studies[name]) for name in tables)
+    return "; ".join(found)
+
+
+def _environment(runs: Path, tables: Mapping[str, Table]) -> dict[str, str]:
+    """Versions and machines of the trainings, and of this page."""
+    found: dict[str, Counter[str]] = {}
+    for table in tables.values():
+        for run_id in (table.provenance or {})["runs"]:
+            try:
+                manifest = json.loads((runs / run_id / "manifest.json").read_text())
+            except (OSError, ValueError):
+                continue
+            for key, value in (manifest.get("environment") or {}).items():
+                found.setdefault(key, Counter())[str(value)] += 1
+    said = {key: ", ".join(sorted(values)) for key, values in found.items()}
+    packages = {name: version(name) for name in ("snakemake", "mlflow", "numpy", "pandas")}
+    return said | packages | {"page made with": f"Python {platform.python_version()}"}
+
+
+def _supports(
+    studies: Mapping[str, Study], tables: Mapping[str, Table], runs: Path
+) -> Iterator[str]:
+    """Sentences that the numbers bear out, made from the numbers."""
+    config = next(iter(studies.values())).config
+    yield (
+        f"The whole chain ran: {len(tables)} tables from "
+        f"{len({r for t in tables.values() for r in (t.provenance or {})['runs']})} runs."
+    )
+    if config.scale == "smoke":
+        return
+    for name in tables:
+        study = studies[name]
+        if study.file.factors:
+            yield from _effects(study, runs)
+    for name, table in _ordered(tables):
+        primary = primary_of(studies[name]).column
+        told = [r.cells for r in table.rows if str(r.cells.get("verdict", "")).startswith("better")]
+        if told:
+            rows = ", ".join(f"'{cells['row']}' ({cells['difference_95']})" for cells in told)
+            base = studies[name].baseline.label
+            title = (primary.markdown or primary.key).rstrip(" ↓↑")
+            yield f"{name}: beyond the noise of seeds, {title} is better than '{base}' for {rows}."
+
+
+def _effects(study: Study, runs: Path) -> Iterator[str]:
+    results = read_effects(study, runs)
+    measure = results.measures[0]
+    for effect in effects_of(results, measure, runs, 1):
+        label, interval = effect_label(study, effect.changes), effect.interval
+        if effect.verdict in ("one seed", "unclear") or interval is None:
+            continue
+        yield (
+            f"{label} makes Abs Rel {effect.verdict}: {effect.mean:+.3f} "
+            f"[{interval.low:+.3f}, {interval.high:+.3f}] over {len(effect.by_seed)} seeds, "
+            f"on {DATA_SETS[study.config.data.source]}."
+        )
+
+
+def _refuses(scale: str) -> list[str]:
+    refused = [
+        "That any number here is the paper's: its body is not public, and networks and losses are "
+        "our readings of the abstract."
+    ]
+    if scale == "smoke":
+        refused.append(
+            "Anything on accuracy or speed: a few steps on a few tiny frames of small networks. "
+            "Rows differ by chance."
+        )
+    elif scale == "quick":
+        refused += [
+            "Anything on KITTI, DDAD or another real street: the frames are rendered or few, the "
+            "images small, the trainings short and far from converged.",
+            "That a component is useless: at this budget an effect may not have begun to show.",
+        ]
+    else:
+        refused.append(
+            "A comparison with published rows that were trained with other data, initial weights "
+            "or budgets: the source column names them."
+        )
+    return refused

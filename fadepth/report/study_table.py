@@ -1,0 +1,373 @@
+"""A study's table: one line a row, with its noise, its differences, and published rows."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fadepth.evaluation.protocols import find_protocol
+from fadepth.report.comparison import Ours, comparison_table
+from fadepth.report.differences import (
+    RowDifference,
+    differences,
+    noise_of,
+    seed_notes,
+)
+from fadepth.report.measures import costs_file, measures_of, primary_of
+from fadepth.report.provenance import table_provenance
+from fadepth.report.reference import Reference, applicable, read_references
+from fadepth.report.results import Results, RowResult, make_stamp, read_results
+from fadepth.report.table import Cell, Column, Table, TableRow
+from fadepth.study import Study
+
+#: What readers call the data sets that a study may ask for.
+DATA_SETS = {"kitti": "KITTI", "ddad": "DDAD", "synthetic": "synthetic street"}
+
+REPORTED = "reported by their authors, not run here"
+PRINTED = "printed by FA-Depth [paper]"
+
+
+def study_table(
+    study: Study, runs: Path, references: Path, *, partial: bool = False, base: Path | None = None
+) -> Table:
+    """Build the table of a study from the folders of its runs.
+
+    Args:
+        study: which rows, and what to show of them.
+        runs: folder of the run folders.
+        references: folder of the published values, `<table>.csv`.
+        partial: take what is there, and say what is not.
+        base: folder of `reports/`, where costs are; the working directory by default.
+
+    Raises:
+        FadepthError: a result is absent (unless `partial`), damaged, or of another run than the
+            study says, or seeds of a row were not evaluated alike.
+    """
+    costs = None
+    if "costs" in study.file.columns:
+        costs = (base or Path.cwd()) / costs_file(study.file.table)
+    results = read_results(study, measures_of(study), runs, costs=costs, partial=partial)
+    primary = primary_of(study)
+    found = differences(results, primary, runs)
+    published = applicable_references(results, references)
+    rows = [_row(results, row, found.get(row.label)) for row in results.rows]
+    rows += [_reported(reference) for reference in published if reference.kind == "reported"]
+    rows += [_reported(reference) for reference in published if _speaks_in_words(reference)]
+    stamp = make_stamp(results)
+    table = Table(
+        name=study.file.table,
+        title=f"{study.file.title}: {data_sentence(study)}",
+        columns=_columns(results, published, found),
+        rows=tuple(rows),
+        stamp=stamp,
+        notes=tuple(_notes(results, published, found)),
+        headings=_headings(rows),
+        noise=noise_of(results),
+        provenance=table_provenance(results, rows, published, stamp),
+    )
+    companion = comparison_table(
+        table,
+        [reference for reference in published if reference.kind == "paper"],
+        _ours(results),
+        baseline=study.baseline.label,
+    )
+    if companion is None:
+        return table
+    return Table(**{**vars(table), "companions": (companion,)})
+
+
+def data_sentence(study: Study) -> str:
+    """Which images, and how large: `synthetic street in place of KITTI, 64×208`."""
+    data = study.config.data
+    name = DATA_SETS[data.source]
+    if data.source != "synthetic" and data.name != data.source:
+        name += f" ({data.name})"
+    intended = DATA_SETS.get(study.file.data or "", "")
+    if intended and data.source != study.file.data:
+        name += f" in place of {intended}"
+    return f"{name}, {data.height}×{data.width}"
+
+
+# Published values
+
+
+def applicable_references(results: Results, folder: Path) -> list[Reference]:
+    """Published rows on the same data, images and protocol; none beside smoke and quick tables."""
+    study = results.study
+    if study.config.scale != "full" or study.config.data.source == "synthetic":
+        return []
+    if any(r.evaluation.get("is_published_list") is False for r in results.runs):
+        return []
+    protocol = study.config.evaluation.protocol
+    if study.file.evaluated_on:
+        protocol = study.config.benchmarks[study.file.evaluated_on].protocol
+    found = read_references(folder / f"{study.file.table}.csv")
+    if study.file.benchmarks:
+        # Keys say which benchmark a value is of (`make3d.abs_rel`).
+        protocols = {study.config.benchmarks[name].protocol for name in study.file.benchmarks}
+        return [r for r in found if r.protocol in protocols or not r.protocol]
+    return applicable(found, data=study.config.data.source, protocol=protocol)
+
+
+def _speaks_in_words(reference: Reference) -> bool:
+    """Whether the paper's value is no number to compare with, such as "> 500" frames a second."""
+    return reference.kind == "paper" and any(
+        isinstance(value, str) for value in reference.values.values()
+    )
+
+
+def _reported(reference: Reference) -> TableRow:
+    group = REPORTED if reference.kind == "reported" else PRINTED
+    cells: dict[str, Cell] = {"row": reference.row, "kind": reference.kind}
+    cells |= {"size": reference.size, "supervision": reference.supervision}
+    cells |= dict(reference.values) | {"source": reference.source}
+    return TableRow(cells, kind="reported", group=group)
+
+
+def _headings(rows: Sequence[TableRow]) -> dict[str, str]:
+    groups = list(dict.fromkeys(row.group for row in rows))
+    if not {REPORTED, PRINTED} & set(groups):
+        return {}
+    spoken = {"variants": "trained here", "others": "for comparison"}
+    return {group: spoken.get(group, group) for group in groups}
+
+
+def _ours(results: Results) -> dict[str, dict[str, Ours]]:
+    found: dict[str, dict[str, Ours]] = {}
+    for row in results.rows:
+        for measure in results.measures:
+            values = list(row.values(measure.key).values())
+            if values:
+                own = Ours(statistics.fmean(values), _spread(values), len(values))
+                found.setdefault(row.label, {})[measure.key] = own
+    return found
+
+
+# Rows
+
+
+def _row(results: Results, row: RowResult, difference: RowDifference | None) -> TableRow:
+    cells: dict[str, Cell] = {"row": row.label, "kind": row.row.kind, "seeds": len(row.runs)}
+    cells |= dict(row.row.factors) | _shown(results.study, row)
+    missing = {}
+    for measure in results.measures:
+        values = list(row.values(measure.key).values())
+        if values:
+            cells[measure.key] = statistics.fmean(values)
+            if len(values) > 1:
+                cells[f"{measure.key}_std"] = _spread(values)
+        if reason := row.missing(measure.key):
+            missing[measure.key] = reason
+    cells |= _costs(results.costs, row)
+    if difference is not None:
+        cells |= _difference_cells(difference)
+    config = results.study.config
+    data = [r.manifest for r in row.runs if r.manifest]
+    said = [r.evaluation for r in row.runs if r.evaluation]
+    cells |= {
+        "scale": data[0]["scale"] if data else config.scale,
+        "dataset": data[0]["dataset"] if data else config.data.name,
+        "size": f"{config.data.height}x{config.data.width}",
+        "supervision": "" if row.row.kind == "baseline" else "M",
+        "protocol": said[0]["protocol"] if said else None,
+        "images": said[0].get("images") if said else None,
+        "run_ids": " ".join(r.run.id for r in row.runs),
+    }
+    group = "variants" if row.row.kind == "variant" else "others"
+    return TableRow(cells, kind=row.row.kind, group=group, missing=missing)
+
+
+def _shown(study: Study, row: RowResult) -> dict[str, Cell]:
+    """Values of settings that the study wants to be seen, where they have an effect."""
+    found: dict[str, Cell] = {}
+    for name, key in study.file.shown.items():
+        value: object = row.row.runs[0].config
+        for part in key.split("."):
+            if getattr(value, "enabled", True) is False:
+                value = None
+                break
+            value = getattr(value, part)
+        found[name] = "" if value is None else _spoken(value)
+    return found
+
+
+def _spoken(value: object) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _costs(costs: Mapping[str, object], row: RowResult) -> dict[str, Cell]:
+    """Of the row's network; seeds share it, and the first was measured."""
+    run_id = row.runs[0].run.id
+    network = costs.get("networks", {}).get(run_id)  # type: ignore[attr-defined]
+    if network is None:
+        return {}
+    found: dict[str, Cell] = {
+        "params_m": network["parameters"] / 1e6,
+        "gmacs": network["macs"] / 1e9,
+    }
+    for device in costs["devices"]:  # type: ignore[attr-defined]
+        times, name = device["latency_ms"][run_id], device["device"]
+        found |= {
+            f"{name}.latency_ms": times["median"],
+            f"{name}.latency_p10": times["p10"],
+            f"{name}.latency_p90": times["p90"],
+            f"{name}.fps": 1000 / times["median"],
+        }
+    return found
+
+
+def _difference_cells(difference: RowDifference) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {
+        "difference": difference.mean,
+        "p": difference.p if len(difference.by_seed) > 1 else None,
+        "p_holm": difference.p_holm if len(difference.by_seed) > 1 else None,
+        "noise_floor": difference.floor,
+        "verdict": difference.verdict,
+        "difference_95": f"{difference.mean:+.3f}",
+    }
+    interval = difference.interval
+    if interval is not None:
+        cells |= {"difference_low": interval.low, "difference_high": interval.high}
+        cells["difference_95"] = (
+            f"{difference.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+        )
+    return cells
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+# Columns
+
+
+def _columns(
+    results: Results, published: Sequence[Reference], found: Mapping[str, RowDifference]
+) -> tuple[Column, ...]:
+    study = results.study
+    columns = [Column("row", "Row", "Row"), Column("kind")]
+    factors = list(dict.fromkeys(name for row in study.rows for name in row.factors))
+    for name in (*factors, *study.file.shown):
+        title = name.upper() if len(name) <= 3 else name.capitalize()
+        columns.append(Column(name, title, title))
+    if any(reference.kind == "reported" for reference in published):
+        columns.append(Column("size", "Size", "Size"))
+        columns.append(Column("supervision", "Train", "Train"))
+    columns.append(Column("seeds", "Seeds", "Seeds", decimals=0))
+    spread = any(len(row.runs) > 1 for row in study.rows)
+    measured = [measure.column for measure in results.measures]
+    if "costs" in study.file.columns:
+        measured = [*_cost_columns(results, published), *measured]
+    columns += [
+        column if spread else Column(**{**vars(column), "spread": None}) for column in measured
+    ]
+    primary = primary_of(study).column
+    if found:
+        name = (primary.markdown or "").rstrip(" ↓↑")
+        columns.append(Column("difference_95", f"Δ {name} [95 %]", rf"$\Delta$ {name} [95 %]"))
+        columns.append(Column("verdict", "Verdict", "Verdict"))
+    hidden = [column.spread for column in measured if column.spread]
+    hidden += ["difference", "difference_low", "difference_high", "p", "p_holm", "noise_floor"]
+    hidden += ["scale", "dataset", "protocol", "images", "run_ids"]
+    if published:
+        hidden.append("source")
+    shown = {column.key for column in columns}
+    columns += [Column(key) for key in hidden if key not in shown]
+    return tuple(columns)
+
+
+def _cost_columns(results: Results, published: Sequence[Reference]) -> list[Column]:
+    columns = [
+        Column("params_m", "Params (M)", "Params (M)", decimals=2),
+        Column("gmacs", "GMACs", "GMACs", decimals=3),
+    ]
+    for device in results.costs.get("devices", ()):
+        name = device["device"]
+        threads = device["threads"]
+        group = "CPU, 1 thread" if name == "cpu" and threads == 1 else f"{device['name']}"
+        if name == "cpu" and threads != 1:
+            group = f"CPU, {threads} threads"
+        columns += [
+            Column(f"{name}.latency_ms", "ms ↓", r"ms $\downarrow$", decimals=2, group=group),
+            Column(f"{name}.fps", "FPS ↑", r"FPS $\uparrow$", decimals=0, group=group),
+            Column(f"{name}.latency_p10"),
+            Column(f"{name}.latency_p90"),
+        ]
+    if any("fps" in reference.values for reference in published):
+        columns.append(Column("fps", "FPS ↑", r"FPS $\uparrow$", decimals=0, group="as reported"))
+    return columns
+
+
+# Notes
+
+
+def _notes(
+    results: Results, published: Sequence[Reference], found: Mapping[str, RowDifference]
+) -> list[str]:
+    study = results.study
+    notes = [*study.file.notes, *study.left_out]
+    if found:
+        notes.append(
+            f"Δ: row minus '{study.baseline.label}', paired by seed and image; interval from a "
+            "bootstrap over drives and seeds"
+        )
+    notes += seed_notes(results, primary_of(study), found)
+    if any(len(row.runs) > 1 for row in study.rows):
+        notes.append("mean ± sample standard deviation over seeds")
+    notes += _image_notes(results)
+    notes += _difference_notes(results)
+    if "costs" in study.file.columns and results.costs:
+        notes.append(
+            f"latency: median of one image of {results.costs['height']}×{results.costs['width']}, "
+            "float32, all networks in turn in one process"
+        )
+    if {"variants", "others"} and any(row.row.kind == "baseline" for row in results.rows):
+        notes.append("constant and median depth do not look at the image and are fitted to truth")
+    if any(reference.kind == "reported" for reference in published):
+        notes.append(
+            "reported rows are copied from their authors' files (source in the CSV); best and "
+            "second among them are their own"
+        )
+    elif not published and study.config.scale != "full":
+        notes.append("published numbers are left out: they are of other data and budgets")
+    return notes
+
+
+def _image_notes(results: Results) -> list[str]:
+    notes = []
+    used = [r.evaluation for r in results.runs if r.evaluation]
+    if used and used[0].get("is_published_list") is False:
+        images, published = (used[0][key] for key in ("images", "images_published"))
+        notes.append(f"{images} images, not the {published} of the published list")
+    study = results.study
+    for name in (*study.file.benchmarks, *filter(None, [study.file.evaluated_on])):
+        settings = study.config.benchmarks[name]
+        title = settings.title or name
+        notes.append(f"evaluated on {title}: {find_protocol(settings.protocol).title}")
+    return notes
+
+
+def _difference_notes(results: Results) -> list[str]:
+    """What rows do not have in common, though they should."""
+    runs = results.runs
+    trained = [r for r in runs if r.run.kind == "student"]
+    variants = [row for row in results.rows if row.row.kind == "variant"]
+    compared: dict[str, set[str]] = {
+        "scales": {str(r.manifest["scale"]) for r in runs},
+        "data sets": {str(r.manifest["dataset"]) for r in runs},
+        "frames (data hashes)": {str(r.manifest.get("data_hash")) for r in trained},
+        "protocols": {str(r.evaluation["protocol"]) for r in runs if r.evaluation},
+        "numbers of images": {str(r.evaluation.get("images")) for r in runs if r.evaluation},
+        "seeds": {str(sorted(r.run.seed for r in row.runs)) for row in variants},
+        "teachers": {t for r in trained if (t := r.manifest.get("teacher"))},
+    }
+    return [
+        f"rows differ in their {what}: not comparable one to one"
+        for what, values in compared.items()
+        if len(values) > 1 and not (what == "teachers" and results.study.file.name == "apx")
+    ]
+
+
+def finite(value: Cell) -> bool:
+    """Whether a cell holds a number that can be drawn."""
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,317 @@
+"""A study's table against numbers computed by hand from fake run folders."""
+
+import csv
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fadepth.errors import FadepthError
+from fadepth.execution.why import explain
+from fadepth.report.study_table import data_sentence, study_table
+from fadepth.report.table import Table, marks
+from fadepth.report.writers import html_document, latex_text, markdown_text, write_table
+from fadepth.run import Run
+from fadepth.stats import paired_difference
+from fadepth.study import Study
+from tests.report.fakes import DRIVES, FRAMES, METRICS, PARAMETERS, study_of, write_run, write_runs
+
+FACTORS = ["etm", "pyramid", "apx"]
+SEEDS = [1, 2, 3]
+NOISE = {1: 0.0, 2: 0.002, 3: -0.001}
+DIFFICULTY = np.repeat(np.linspace(-0.03, 0.03, len(DRIVES)), FRAMES)
+
+
+def abs_rel(run: Run) -> Any:
+    """APX takes 0.05, ETM nothing; seeds and drives spread."""
+    if run.kind != "student":
+        return {"teacher": 0.2, "baseline": 0.9}[run.kind] + 0 * DIFFICULTY
+    value = 0.3 - 0.05 * (run.factors.get("apx") == "on")
+    return value + NOISE[run.seed] + DIFFICULTY * (1 + (run.factors.get("apx") == "on"))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Study, Path, Table]:
+    study, runs = study_of(seeds=SEEDS), tmp_path / "runs"
+    write_runs(study, runs, abs_rel)
+    return study, runs, study_table(study, runs, tmp_path / "none")
+
+
+def cells(table: Table, label: str) -> Any:
+    return next(row.cells for row in table.rows if row.cells["row"] == label)
+
+
+def lines(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as stream:
+        return {line["row"]: line for line in csv.DictReader(stream)}
+
+
+def test_csv_has_the_public_columns_means_and_spreads(
+    made: tuple[Study, Path, Table], tmp_path: Path
+) -> None:
+    """Each number is that of the runs' own files, by another way."""
+    study, runs, table = made
+    write_table(table, tmp_path / "reports" / "table_ablation.csv")
+    found = lines(tmp_path / "reports" / "table_ablation.csv")
+    first = list(next(iter(found.values())))
+    assert first[:6] == ["row", "kind", *FACTORS, "seeds"]
+    wanted = {*METRICS, *(f"{m}_std" for m in METRICS), "params_m", "scale", "dataset", "protocol"}
+    assert wanted | {"images", "run_ids", "difference", "p_holm", "verdict"} <= set(first)
+    assert len(found) == 12
+    for row in study.rows:
+        line = found[row.label]
+        assert line["run_ids"].split() == [run.id for run in row.runs]
+        read = [json.loads((runs / run.id / "metrics.json").read_text()) for run in row.runs]
+        for name in METRICS:
+            values = [each["metrics"][name] for each in read]
+            assert float(line[name]) == pytest.approx(statistics.fmean(values), rel=1e-12)
+            if len(values) == 1:
+                assert line[f"{name}_std"] == ""
+            else:
+                spread = pytest.approx(statistics.stdev(values), rel=1e-9)
+                assert float(line[f"{name}_std"]) == spread
+    assert float(found["+ APX"]["params_m"]) == pytest.approx(PARAMETERS / 1e6)
+    assert [found["+ ETM + APX"][name] for name in FACTORS] == ["on", "off", "on"]
+    assert [found["constant depth"][name] for name in FACTORS] == ["", "", ""]
+    assert found["constant depth"]["images"] == str(len(DRIVES) * FRAMES)
+
+
+def test_difference_is_paired_by_seed_and_image(made: tuple[Study, Path, Table]) -> None:
+    """APX: -0.05, and the drives' spread once more; its interval is the bootstrap's own."""
+    _, _, table = made
+    apx = cells(table, "+ APX")
+    assert apx["difference"] == pytest.approx(-0.05)
+    by_image = np.tile(-0.05 + DIFFICULTY, (3, 1))
+    expected = paired_difference(by_image, np.repeat(DRIVES, FRAMES).tolist())
+    assert expected is not None
+    assert apx["difference_low"] == pytest.approx(expected.low)
+    assert apx["difference_high"] == pytest.approx(expected.high)
+    # Three equal signs: the smallest two-sided p of three seeds, times seven rows, capped.
+    assert apx["p"] == pytest.approx(0.25)
+    assert apx["p_holm"] == 1.0
+    # Student's t for two degrees of freedom, 4.303, times the baseline's spread.
+    spread = statistics.stdev(NOISE.values())
+    assert apx["noise_floor"] == pytest.approx(4.3027 * spread * (2 / 3) ** 0.5, rel=1e-4)
+    assert apx["verdict"] == "better"
+    assert cells(table, "+ ETM")["verdict"] == "within noise"
+    assert cells(table, "SmallDepth").get("difference") is None
+    assert any("3 seeds cannot reach p < 0.05 for 7 rows" in note for note in table.notes)
+    assert any("9 seeds could" in note for note in table.notes)
+
+
+def test_only_what_beats_the_noise_is_marked(made: tuple[Study, Path, Table]) -> None:
+    _, _, table = made
+    labels = [row.cells["row"] for row in table.rows]
+    marked = {(labels[index], key) for index, key in marks(table)}
+    assert ("+ APX", "abs_rel") in marked
+    # Without effect, though it prints the second-best value: nothing but the seeds' noise.
+    assert ("+ ETM", "abs_rel") not in marked
+    assert ("SmallDepth", "abs_rel") not in marked
+    assert ("HQDecv2 (teacher)", "abs_rel") not in marked
+
+
+def test_one_seed_marks_nothing_and_says_so(tmp_path: Path) -> None:
+    study, runs = study_of(seeds=[1]), tmp_path / "runs"
+    write_runs(study, runs, abs_rel)
+    table = study_table(study, runs, tmp_path)
+    assert marks(table) == {}
+    assert cells(table, "+ APX")["verdict"] == "one seed"
+    assert cells(table, "+ APX")["p"] is None
+    low, high = (cells(table, "+ APX")[f"difference_{end}"] for end in ("low", "high"))
+    assert low < -0.05 < high
+    for text in (markdown_text(table), latex_text(table), html_document(table)):
+        assert "one seed: differences may be noise" in text
+        assert "standard deviation over seeds" not in text
+
+
+def test_title_names_the_data_that_stand_in() -> None:
+    """A table of the street may not pass for one of KITTI."""
+    assert data_sentence(study_of("kitti")) == "synthetic street in place of KITTI, 64×208"
+    assert data_sentence(study_of("ddad")) == "synthetic street in place of DDAD, 64×128"
+    assert data_sentence(study_of("kitti_highres")).endswith("96×320")
+    assert data_sentence(study_of()) == "synthetic street, 64×208"
+
+
+def test_settings_are_shown_where_they_have_an_effect(tmp_path: Path) -> None:
+    study, runs = study_of("pyramid"), tmp_path / "runs"
+    write_runs(study, runs, lambda run: 0.3 + 0 * DIFFICULTY)
+    table = study_table(study, runs, tmp_path)
+    shown = {
+        str(row.cells["row"]): [row.cells[key] for key in ("levels", "flip", "jitter")]
+        for row in table.rows
+    }
+    assert shown["no pyramid loss"] == ["", "", ""]
+    assert shown["1 level"] == ["1", "on", "on"]
+    assert shown["no flip"] == ["2", "off", "on"]
+    dark = cells(table, "1 level")["dark.abs_rel"]
+    assert dark == pytest.approx(0.4)
+
+
+# What is missing
+
+
+def test_partial_table_says_which_cell_lacks_what(
+    made: tuple[Study, Path, Table], tmp_path: Path
+) -> None:
+    study, runs, _ = made
+    rows = {row.label: row for row in study.rows}
+    gone, unfinished, unmeasured = (
+        rows[label].runs[1].id for label in ("+ ETM", "+ APX", "+ pyramid loss")
+    )
+    shutil.rmtree(runs / gone)
+    manifest = json.loads((runs / unfinished / "manifest.json").read_text())
+    (runs / unfinished / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    (runs / unmeasured / "metrics.json").unlink()
+    for run in rows["+ ETM + APX"].runs:
+        shutil.rmtree(runs / run.id)
+    with pytest.raises(FadepthError, match="does not exist: train"):
+        study_table(study, runs, tmp_path)
+    table = study_table(study, runs, tmp_path, partial=True)
+    missing = {str(row.cells["row"]): row.missing.get("abs_rel") for row in table.rows}
+    assert missing["+ ETM"] == f"2/3 seeds: {gone} not trained"
+    assert missing["+ APX"] == f"2/3 seeds: {unfinished} not finished"
+    assert missing["+ pyramid loss"] == f"2/3 seeds: {unmeasured} not evaluated"
+    assert missing["+ ETM + APX"] is not None
+    assert missing["+ ETM + APX"].startswith("0/3 seeds")
+    assert missing["SmallDepth"] is None
+    # What is there is the mean of two seeds, and the pair of seeds 1 and 3 is compared.
+    expected = statistics.fmean([0.25 + NOISE[1], 0.25 + NOISE[3]])
+    assert cells(table, "+ APX")["abs_rel"] == pytest.approx(expected)
+    assert cells(table, "+ APX")["difference"] == pytest.approx(-0.05)
+    text = markdown_text(table)
+    line = next(line for line in text.splitlines() if line.startswith("| + ETM + APX"))
+    assert "—" in line
+    assert gone in text and unfinished in text
+    write_table(table, tmp_path / "partial.csv")
+    assert lines(tmp_path / "partial.csv")["+ ETM + APX"]["abs_rel"] == ""
+
+
+def test_nothing_has_run_yet(tmp_path: Path) -> None:
+    """The empty table is a table: what there is to do, row by row."""
+    table = study_table(study_of(seeds=SEEDS), tmp_path / "runs", tmp_path, partial=True)
+    assert all(row.missing for row in table.rows)
+    assert "0/3 seeds" in markdown_text(table)
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "does not exist: delete it and run the workflow again"),
+        ('{"protocol": "x", "ima', "is not complete JSON"),
+        ('{"protocol": "x", "images": 3}', "metrics.abs_rel is None"),
+        ('{"protocol": "x", "metrics": {"abs_rel": NaN}}', "metrics.abs_rel is nan"),
+        ('{"protocol": "x", "metrics": {"abs_rel": true}}', "metrics.abs_rel is True"),
+        ("[]", "holds no JSON object"),
+    ],
+)
+def test_missing_or_half_metrics_are_told_in_one_sentence(
+    made: tuple[Study, Path, Table], content: str | None, told: str
+) -> None:
+    study, runs, _ = made
+    path = runs / next(study.runs).id / "metrics.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(FadepthError) as raised:
+        study_table(study, runs, runs)
+    assert told in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale": "quick"}, "scale is"),
+        ({"dataset": "other"}, "dataset is"),
+        ({"protocol": "other"}, "protocol is"),
+        ({"images": 3}, "images is"),
+        ({"parameters_inference": 5}, "parameters is"),
+    ],
+)
+def test_seeds_of_a_row_must_be_alike(
+    made: tuple[Study, Path, Table], changes: dict[str, Any], told: str
+) -> None:
+    study, runs, _ = made
+    run = study.rows[1].runs[2]
+    write_run(run, runs, abs_rel(run), **changes)
+    with pytest.raises(FadepthError, match=f"row '.+ ETM' cannot be averaged: {told}"):
+        study_table(study, runs, runs)
+
+
+def test_a_run_of_another_kind_is_refused(made: tuple[Study, Path, Table]) -> None:
+    study, runs, _ = made
+    run = study.rows[1].runs[0]
+    write_run(run, runs, abs_rel(run), kind="teacher")
+    with pytest.raises(FadepthError, match="is of kind 'teacher', but the study asks for"):
+        study_table(study, runs, runs)
+
+
+def test_an_image_that_is_there_twice_is_told(made: tuple[Study, Path, Table]) -> None:
+    study, runs, _ = made
+    path = runs / study.rows[1].runs[0].id / "per_image.csv"
+    table = pd.read_csv(path, dtype=str)
+    pd.concat([table, table.head(1)]).to_csv(path, index=False)
+    with pytest.raises(FadepthError, match="names an image twice"):
+        study_table(study, runs, runs)
+
+
+def test_rows_that_were_not_made_alike_are_noted(made: tuple[Study, Path, Table]) -> None:
+    study, runs, before = made
+    assert not any("not comparable" in note for note in before.notes)
+    for run in study.rows[1].runs:
+        write_run(run, runs, abs_rel(run), data_hash="other", images=7)
+    notes = " ".join(study_table(study, runs, runs).notes)
+    for what in ("frames (data hashes)", "numbers of images"):
+        assert f"rows differ in their {what}" in notes
+
+
+# Where a cell comes from
+
+
+def test_every_cell_leads_to_its_runs(made: tuple[Study, Path, Table], tmp_path: Path) -> None:
+    study, _, table = made
+    write_table(table, tmp_path / "table_ablation.csv")
+    twin = json.loads((tmp_path / "table_ablation.provenance.json").read_text())
+    cell = twin["cells"]["+ APX"]["abs_rel"]
+    runs = next(row for row in study.rows if row.label == "+ APX").runs
+    assert cell["runs"] == {r.id: pytest.approx(0.25 + NOISE[r.seed]) for r in runs}
+    assert cell["value"] == pytest.approx(statistics.fmean(cell["runs"].values()))
+    told = twin["runs"][runs[1].id]
+    assert (told["seed"], told["commit"], told["dirty"]) == (2, "0123456789abcdef", False)
+    assert told["config_hash"] == runs[1].config_hash
+    assert told["model_sha256"] == f"weights of {runs[1].id}"
+    assert told["device"] == "cpu"
+    assert twin["stamp"]["seeds"] == SEEDS
+
+
+def test_why_explains_a_cell(made: tuple[Study, Path, Table], tmp_path: Path) -> None:
+    _, _, table = made
+    write_table(table, tmp_path / "table_ablation.csv")
+    for row in ("+ ETM + APX", "etm+apx", "ETM + APX"):
+        text = explain(tmp_path, "table_ablation", row, "abs_rel")
+        assert "row '+ ETM + APX', abs_rel: 0.25" in text
+        assert text.count("weights (sha256)") == 3
+        assert "2023-11-14 22:13:20 UTC, took 100 s" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("table_abl", "x", "y"), "make the table with .* there are table_ablation"),
+        (("table_ablation", "+ EMT", "abs_rel"), "has no row '. EMT': did you mean '. ETM'"),
+        (("table_ablation", "+ ETM", "absrl"), "no column 'absrl': did you mean 'abs_rel'"),
+    ],
+)
+def test_why_names_what_there_is(
+    made: tuple[Study, Path, Table], tmp_path: Path, arguments: tuple[str, str, str], told: str
+) -> None:
+    write_table(made[2], tmp_path / "table_ablation.csv")
+    with pytest.raises(FadepthError, match=told):
+        explain(tmp_path, *arguments)
