@@ -12,12 +12,18 @@ from typing import Any
 from fadepth.config import parse_config
 from fadepth.execution.tables import REFERENCES
 from fadepth.provenance import git_state
-from fadepth.report import NO_LATEX
+from fadepth.report import NO_LATEX, in_order
 from fadepth.report.effects import effect_label, effects_of, read_effects
 from fadepth.report.measures import primary_of
 from fadepth.report.page import Page, PageFigure, PageTable, write_page
 from fadepth.report.pdf import find_latex, tables_pdf
-from fadepth.report.study_table import DATA_SETS, data_sentence, study_table
+from fadepth.report.study_table import (
+    DATA_SETS,
+    data_sentence,
+    signed,
+    spoken_name,
+    study_table,
+)
 from fadepth.report.table import Table, scale_warning
 from fadepth.study import Study, missing_benchmark
 
@@ -115,18 +121,8 @@ def render_report(
     log.warning("report of %d tables and %d figures: %s", len(tables), len(figures), output)
 
 
-#: The order of tables on the page: results, components, teacher, transfer.
-_ORDER = (
-    "kitti", "kitti_improved", "kitti_highres", "complexity", "ddad", "ablation", "etm", "pyramid",
-    "apx", "hqdecv2", "generalisation",
-)  # fmt: skip
-
-
 def _ordered(tables: Mapping[str, Table]) -> list[tuple[str, Table]]:
-    names = [f"table_{name}" for name in _ORDER]
-    return sorted(
-        tables.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names)
-    )
+    return [(name, tables[name]) for name in in_order(tables)]
 
 
 def _files(name: str) -> dict[str, str]:
@@ -185,7 +181,7 @@ def _supports(
         if told:
             rows = ", ".join(f"'{cells['row']}' ({cells['difference_95']})" for cells in told)
             base = studies[name].baseline.label
-            title = (primary.markdown or primary.key).rstrip(" ↓↑")
+            title = spoken_name(primary)
             yield f"{name}: beyond the noise of seeds, {title} is better than '{base}' for {rows}."
 
 
@@ -197,8 +193,8 @@ def _effects(study: Study, runs: Path) -> Iterator[str]:
         if effect.verdict in ("one seed", "unclear") or interval is None:
             continue
         yield (
-            f"{label} makes Abs Rel {effect.verdict}: {effect.mean:+.3f} "
-            f"[{interval.low:+.3f}, {interval.high:+.3f}] over {len(effect.by_seed)} seeds, "
+            f"{label} makes Abs Rel {effect.verdict}: {signed(effect.mean)} "
+            f"[{signed(interval.low)}, {signed(interval.high)}] over {len(effect.by_seed)} seeds, "
             f"on {DATA_SETS[study.config.data.source]}."
         )
 

@@ -1,6 +1,7 @@
 """Tables, figures and the report that a study leaves behind."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
@@ -10,6 +11,19 @@ REPORT_CODE = (
     *sorted(f"report/{path.name}" for path in _FOLDER.glob("*.py") if path.name != "__init__.py"),
     "stats.py",
 )
+
+#: Results, components, teacher, transfer: the order of tables in the PDF and on the page.
+_ORDER = (
+    "kitti", "kitti_improved", "kitti_highres", "complexity", "ddad", "ablation", "etm", "pyramid",
+    "apx", "hqdecv2", "generalisation",
+)  # fmt: skip
+
+
+def in_order(tables: Iterable[str]) -> list[str]:
+    """Names of tables as a reader wants them; one's own come last, by name."""
+    places = {f"table_{name}": place for place, name in enumerate(_ORDER)}
+    return sorted(tables, key=lambda name: (places.get(name, len(places)), name))
+
 
 NO_LATEX = (
     "it needs pdflatex (Debian: apt-get install texlive-latex-base texlive-latex-recommended); "

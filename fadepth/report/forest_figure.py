@@ -243,8 +243,9 @@ def _ticks(ends: tuple[float, float], width: float) -> tuple[list[float], list[s
         ticks = [float(tick) for tick in found if low <= tick <= high]
         labels = [f"{tick:g}".replace("-", "−") for tick in ticks]
         if apart([(tick - low) / (high - low) * width for tick in ticks], labels):
-            break
-    return ticks, labels
+            return ticks, labels
+    # Long numbers on a short axis: zero alone, which is what effects are seen against.
+    return [0.0], ["0"]
 
 
 def _write_row(sheet: Sheet, row: _Row, decimals: int) -> None:

@@ -188,6 +188,7 @@ def _table(entry: PageTable) -> dict[str, Any]:
     return {
         "name": entry.table.name,
         "title": entry.table.title,
+        "short": entry.table.title.partition(": ")[0],
         "fragments": [
             _fragment(table, level=4 if index else 3)
             for index, table in enumerate(_family(entry.table))

@@ -45,6 +45,7 @@ FRAMES, METHODS = 6, 4  # at most
 ERROR_CEILING = 0.5
 SPARSE = 0.2  # share of pixels with truth below which single points are enlarged
 TALLEST, PAGE = 1.05, 9.0  # of a picture, of all pictures, inches
+WORTH_A_BAND = 1.25  # so much larger pictures have to become for another band
 GAP, BAR, NUMBERS = 0.03, 0.055, 0.15  # between pictures, a colour bar, its numbers, inches
 LABELS = 0.8  # inches that names of rows may take
 ROUND_DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 500)
@@ -195,7 +196,8 @@ def _bands(
     """Frames side by side in one or several bands, and the height of their pictures, inches.
 
     All pictures have one height, so frames of different shape line up. Of all numbers of frames a
-    band, the one that gives the largest pictures on one page is taken.
+    band, the one that gives the largest pictures on one page is taken; more bands have to be worth
+    it, since the last one may be half empty.
     """
     best: tuple[list[Sequence[QualitativeFrame]], float] = ([], 0.0)
     for columns in range(len(frames), 0, -1):
@@ -203,7 +205,7 @@ def _bands(
         across = min((width - GAP * (len(b) - 1)) / sum(f.aspect for f in b) for b in bands)
         down = (PAGE / len(bands) - 0.45) / rows - GAP
         height = min(TALLEST, across, down)
-        if height > best[1] + 1e-9:
+        if height > WORTH_A_BAND * best[1]:
             best = bands, height
     return best
 

@@ -1,6 +1,5 @@
 """A study's table: one line a row, with its noise, its differences, and published rows."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -223,14 +222,13 @@ def _difference_cells(difference: RowDifference) -> dict[str, Cell]:
         "p_holm": difference.p_holm if len(difference.by_seed) > 1 else None,
         "noise_floor": difference.floor,
         "verdict": difference.verdict,
-        "difference_95": f"{difference.mean:+.3f}",
+        "difference_95": signed(difference.mean),
     }
     interval = difference.interval
     if interval is not None:
         cells |= {"difference_low": interval.low, "difference_high": interval.high}
-        cells["difference_95"] = (
-            f"{difference.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-        )
+        ends = f"{signed(interval.low)}, {signed(interval.high)}"
+        cells["difference_95"] = f"{signed(difference.mean)} [{ends}]"
     return cells
 
 
@@ -261,9 +259,8 @@ def _columns(
     columns += [
         column if spread else Column(**{**vars(column), "spread": None}) for column in measured
     ]
-    primary = primary_of(study).column
     if found:
-        name = (primary.markdown or "").rstrip(" ↓↑")
+        name = spoken_name(primary_of(study).column)
         columns.append(Column("difference_95", f"Δ {name} [95 %]", rf"$\Delta$ {name} [95 %]"))
         columns.append(Column("verdict", "Verdict", "Verdict"))
     hidden = [column.spread for column in measured if column.spread]
@@ -298,6 +295,18 @@ def _cost_columns(results: Results, published: Sequence[Reference]) -> list[Colu
     return columns
 
 
+def spoken_name(column: Column) -> str:
+    """A measure without its arrow, and of which data: `Abs Rel, dark`."""
+    name = (column.markdown or column.key).rstrip(" ↓↑")
+    return f"{name}, {column.group}" if column.group else name
+
+
+def signed(value: float) -> str:
+    """Three decimals with a sign; what prints as zero has none."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return text[1:] if float(f"{value:.3f}") == 0 else text
+
+
 # Notes
 
 
@@ -305,7 +314,7 @@ def _notes(
     results: Results, published: Sequence[Reference], found: Mapping[str, RowDifference]
 ) -> list[str]:
     study = results.study
-    notes = [*study.file.notes, *study.left_out]
+    notes = []
     if found:
         notes.append(
             f"Δ: row minus '{study.baseline.label}', paired by seed and image; interval from a "
@@ -321,7 +330,7 @@ def _notes(
             f"latency: median of one image of {results.costs['height']}×{results.costs['width']}, "
             "float32, all networks in turn in one process"
         )
-    if {"variants", "others"} and any(row.row.kind == "baseline" for row in results.rows):
+    if any(row.row.kind == "baseline" for row in results.rows):
         notes.append("constant and median depth do not look at the image and are fitted to truth")
     if any(reference.kind == "reported" for reference in published):
         notes.append(
@@ -330,7 +339,8 @@ def _notes(
         )
     elif not published and study.config.scale != "full":
         notes.append("published numbers are left out: they are of other data and budgets")
-    return notes
+    own = [*study.file.notes, *study.left_out]
+    return [*own, *(note[:1].upper() + note[1:] for note in notes)]
 
 
 def _image_notes(results: Results) -> list[str]:
@@ -366,8 +376,3 @@ def _difference_notes(results: Results) -> list[str]:
         for what, values in compared.items()
         if len(values) > 1 and not (what == "teachers" and results.study.file.name == "apx")
     ]
-
-
-def finite(value: Cell) -> bool:
-    """Whether a cell holds a number that can be drawn."""
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -11,16 +11,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fadepth.config import load_yaml
 from fadepth.errors import FadepthError
 from fadepth.execution.why import explain
+from fadepth.report.reference import read_references
 from fadepth.report.study_table import data_sentence, study_table
 from fadepth.report.table import Table, marks
 from fadepth.report.writers import html_document, latex_text, markdown_text, write_table
 from fadepth.run import Run
 from fadepth.stats import paired_difference
-from fadepth.study import Study
-from tests.report.fakes import DRIVES, FRAMES, METRICS, PARAMETERS, study_of, write_run, write_runs
+from fadepth.study import Study, resolve_study
+from tests.report.fakes import (
+    DRIVES,
+    FRAMES,
+    METRICS,
+    PARAMETERS,
+    ROOT,
+    study_of,
+    write_run,
+    write_runs,
+)
 
+PAPER = ROOT / "ablations" / "paper"
 FACTORS = ["etm", "pyramid", "apx"]
 SEEDS = [1, 2, 3]
 NOISE = {1: 0.0, 2: 0.002, 3: -0.001}
@@ -125,7 +137,7 @@ def test_one_seed_marks_nothing_and_says_so(tmp_path: Path) -> None:
     low, high = (cells(table, "+ APX")[f"difference_{end}"] for end in ("low", "high"))
     assert low < -0.05 < high
     for text in (markdown_text(table), latex_text(table), html_document(table)):
-        assert "one seed: differences may be noise" in text
+        assert "One seed: differences may be noise" in text
         assert "standard deviation over seeds" not in text
 
 
@@ -269,7 +281,7 @@ def test_rows_that_were_not_made_alike_are_noted(made: tuple[Study, Path, Table]
         write_run(run, runs, abs_rel(run), data_hash="other", images=7)
     notes = " ".join(study_table(study, runs, runs).notes)
     for what in ("frames (data hashes)", "numbers of images"):
-        assert f"rows differ in their {what}" in notes
+        assert f"Rows differ in their {what}" in notes
 
 
 # Where a cell comes from
@@ -315,3 +327,90 @@ def test_why_names_what_there_is(
     write_table(made[2], tmp_path / "table_ablation.csv")
     with pytest.raises(FadepthError, match=told):
         explain(tmp_path, *arguments)
+
+
+# Beside published values
+
+
+@pytest.fixture
+def kitti(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study of config/kitti.yaml with its runs, as if all images of the list had been seen."""
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}_files.txt").write_text("day/drive 5 l\n")
+    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
+    preset = load_yaml(ROOT / "config" / "kitti.yaml")
+
+    def make(name: str, **said: Any) -> tuple[Study, Path]:
+        study = resolve_study(ROOT / "ablations" / f"{name}.yaml", preset, "kitti.yaml")
+        for run in study.runs:
+            write_run(run, tmp_path / "runs", abs_rel(run), **{"is_published_list": True, **said})
+        return study, tmp_path / "runs"
+
+    return make
+
+
+def test_peers_stand_beside_our_rows_and_compete_among_themselves(kitti: Any) -> None:
+    table = study_table(*kitti("kitti"), PAPER)
+    peers = [row for row in table.rows if row.kind == "reported"]
+    assert len(peers) > 20
+    tiny = cells(table, "Lite-Mono-tiny")
+    assert (tiny["abs_rel"], tiny["params_m"], tiny["size"]) == (0.110, 2.2, "192x640")
+    assert tiny["source"] == "noahzn/Lite-Mono README.md"
+    assert cells(table, "SmallDepth")["size"] == "192x640"
+    labels = [row.cells["row"] for row in table.rows]
+    best = {labels[i] for (i, key), mark in marks(table).items() if key == "abs_rel"}
+    assert "NimbleD + Lite-Mono-8M" in best
+    text = markdown_text(table)
+    assert "reported by their authors, not run here" in text
+    assert "trained here" in text
+    # Nobody prints 0.092 for what we trained.
+    assert table.headings["variants"] == "trained here"
+
+
+@pytest.mark.parametrize(
+    "said", [{"is_published_list": False, "images_published": 697}, {"scale": "quick"}]
+)
+def test_no_peer_beside_other_images(kitti: Any, said: dict[str, Any]) -> None:
+    study, runs = kitti("kitti", **said)
+    if "scale" in said:
+        config = study.config.model_copy(update=said)
+        study = Study(study.file, config, study.data_hash, study.rows)
+    assert {row.kind for row in study_table(study, runs, PAPER).rows} == {
+        "variant", "teacher", "baseline",
+    }  # fmt: skip
+
+
+def test_filled_in_numbers_of_the_paper_appear_with_verdicts(kitti: Any, tmp_path: Path) -> None:
+    """What a user who has the paper does: type two cells and a source."""
+    study, runs = kitti("components")
+    assert study_table(study, runs, PAPER).companions == ()
+    lines_ = (PAPER / "table_ablation.csv").read_text().splitlines()
+    header = lines_[0].split(",")
+    filled = [lines_[0]]
+    typed = {"SmallDepth": "0.300", "+ APX": "0.280", "+ ETM": "0.290"}
+    for line in lines_[1:]:
+        row = dict(zip(header, line.split(","), strict=True))
+        if row["row"] in typed:
+            row |= {"abs_rel": typed[row["row"]], "source": "arXiv 2405.10885 table 6"}
+        filled.append(",".join(row[key] for key in header))
+    (tmp_path / "table_ablation.csv").write_text("\n".join(filled) + "\n")
+    (companion,) = study_table(study, runs, tmp_path).companions
+    verdicts = {row.cells["row"]: row.cells["verdict"] for row in companion.rows}
+    # Ours: 0.3003, 0.2503 and 0.3003, with a noise of some 0.0015 over three seeds.
+    assert verdicts == {
+        "SmallDepth": "within noise", "+ APX": "same direction", "+ ETM": "different",
+    }  # fmt: skip
+    # Of three pairs: APX beats the plain row and ETM here as there; plain and ETM tie here.
+    assert any("2 of 3 orderings hold" in note for note in companion.notes)
+
+
+def test_every_row_of_the_paper_is_one_of_ours() -> None:
+    """A label that no study has would never be compared, and nobody would notice."""
+    preset = load_yaml(ROOT / "config" / "smoke.yaml") | {"data": {"source": "synthetic"}}
+    for path in sorted((ROOT / "ablations").glob("*.yaml")):
+        study = resolve_study(path, preset, "full size")
+        ours = {row.label for row in study.rows}
+        file = PAPER / f"{study.file.table}.csv"
+        printed = {r.row for r in read_references(file) if r.kind == "paper"}
+        assert printed <= ours, file.name
+        assert printed, file.name

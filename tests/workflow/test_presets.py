@@ -1,6 +1,7 @@
 """The presets at paper scale: complete, and planned without their data."""
 
 import json
+import re
 import shutil
 import typing
 from collections.abc import Iterator
@@ -128,6 +129,59 @@ def test_kitti_is_planned_from_the_split_lists_alone(
     }.items():  # fmt: skip
         shutil.copyfile(lists / f"{source}_files.txt", tmp_path / f"{target}_files.txt")
     assert planned(planner, TABLE, "kitti") == EXPECTED
+
+
+@pytest.fixture
+def everywhere(
+    planner: Project, test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """Lists of KITTI and DDAD and the folder of Make3D and Cityscapes; not one image."""
+    lists = test_data / "splits"
+    if not lists.is_dir():
+        pytest.skip(f"no split lists in {test_data}: FADEPTH_TEST_DATA names a folder without them")
+    for source, target in {
+        "eigen_zhou/train": "train", "eigen_zhou/val": "val", "eigen/test": "test",
+    }.items():  # fmt: skip
+        shutil.copyfile(lists / f"{source}_files.txt", tmp_path / f"{target}_files.txt")
+    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
+    monkeypatch.setenv("KITTI_LISTS", str(lists))
+    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
+    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
+    (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": splits}))
+    monkeypatch.setenv("DDAD_SPLITS", str(tmp_path / "ddad.json"))
+    for name in ("MAKE3D_ROOT", "CITYSCAPES_ROOT"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name in ("KITTI_ROOT", "DDAD_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return planner
+
+
+def test_kitti_plans_all_eleven_tables(everywhere: Project) -> None:
+    """Students with three seeds; teachers with three or one; DDAD by its own preset; both sizes."""
+    plan = planned(everywhere, "reports/all", "kitti")
+    assert plan["render_table"] == 11
+    assert plan["prepare_data"] == 2
+    # 29 students of three seeds; the four teachers of table_hqdecv2 with three, and one each for
+    # DDAD and the high resolution.
+    assert (plan["train_student"], plan["train_teacher"]) == (29 * 3, 4 * 3 + 2)
+    assert plan["prepare_benchmark"] == 3
+
+
+def test_tables_without_their_data_are_left_out_of_everything(
+    everywhere: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has KITTI alone gets what KITTI gives; asked for by name, the reason is an error."""
+    monkeypatch.setenv("MAKE3D_ROOT", "nowhere")
+    monkeypatch.setenv("DDAD_SPLITS", "nowhere.json")
+    assert planned(everywhere, "reports/all", "kitti")["render_table"] == 9
+    for table, reason in (
+        ("generalisation", "needs the folder"), ("ddad", "scene list .*nowhere.json does not exist")
+    ):  # fmt: skip
+        target = f"reports/table_{table}.csv"
+        result = everywhere.snakemake(target, "--dry-run", "--configfile", "config/kitti.yaml")
+        assert result.returncode != 0
+        assert re.search(reason, result.stdout), result.stdout[-2000:]
 
 
 def test_ddad_is_planned_from_the_scene_list_alone(

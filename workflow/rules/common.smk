@@ -21,7 +21,7 @@ from fadepth.config import find_benchmark, parse_config
 from fadepth.data.prepare import benchmark_identity, benchmark_place
 from fadepth.errors import FadepthError
 from fadepth.fingerprint import code_fingerprint
-from fadepth.report import NO_LATEX, REPORT_CODE, template_digest
+from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
 from fadepth.run import odometry_identity
 from fadepth.study import missing_benchmark, resolve_and_leave_out, unique_runs
@@ -47,7 +47,7 @@ RUNS = unique_runs(STUDIES.values())
 for table, study in STUDIES.items():
     if reason := missing_benchmark(study, Path.cwd()):
         LEFT_OUT[table] = reason
-ALL_TABLES = [table for table in STUDIES if table not in LEFT_OUT]
+ALL_TABLES = in_order(table for table in STUDIES if table not in LEFT_OUT)
 FACTORIAL_STUDIES = [t.removeprefix("table_") for t in ALL_TABLES if STUDIES[t].file.factors]
 LATEX = shutil.which("pdflatex")
 
