@@ -18,6 +18,8 @@ OUTER_PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 export PATH := $(CURDIR)/.venv/bin:$(OUTER_PATH)
 unexport PYTHONHOME
 unexport PYTHONPATH
+# Without byte code each of a hundred processes would compile torch and pandas anew: 4 s more each.
+unexport PYTHONDONTWRITEBYTECODE
 # Threads that spin while they wait slow everything else on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 # Without these two, MLflow calls home and its UI starts eight idle job runners (2 GB).

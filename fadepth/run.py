@@ -28,7 +28,10 @@ from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import deciding_content, find_protocol
 from fadepth.fingerprint import code_fingerprint, digest
 
-RunKind = Literal["student", "teacher", "baseline"]
+RunKind = Literal["student", "teacher", "baseline", "official"]
+
+#: Kinds that are trained here.
+TRAINED = ("student", "teacher")
 Baseline = Literal["constant", "row_median", "pixel_median"]
 
 #: Modules that a training's result depends on, whatever it trains (paths below the package).
@@ -56,6 +59,12 @@ ROBUSTNESS_CODE = (*EVALUATION_CODE, "evaluation/robustness.py")
 
 #: What `grid.json` depends on beside the trained network.
 GRID_CODE = ("evaluation/grid.py", *TEACHER_CODE)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as long as memory never holds more than a piece of it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _ego_mask_digest(config: Config) -> str | list[str]:
@@ -91,6 +100,7 @@ class Run:
         data_hash: identity of the data (`data_identity`).
         study: name of the study that it was resolved from.
         teacher: the run whose predictions APX approximates.
+        predictions: of kind official, the file with its disparities (`read_predictions`).
     """
 
     kind: RunKind
@@ -102,10 +112,14 @@ class Run:
     data_hash: str
     study: str
     teacher: "Run | None" = None
+    predictions: str | None = None
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The non-default settings that this run's result depends on, and no others."""
+        if self.kind == "official":
+            assert self.predictions is not None, "the study has looked"
+            return {"predictions": file_digest(Path(expand(self.predictions)))}
         own = {"data", "pose", "loss", "training", self.kind}
         settings = {k: v for k, v in identity_settings(self.config).items() if k in own}
         if self.kind == "baseline":
@@ -154,7 +168,7 @@ class Run:
     @cached_property
     def code_hash(self) -> str:
         """Fingerprint of the code that trains this run."""
-        if self.kind == "baseline":
+        if self.kind not in TRAINED:
             return code_fingerprint(EVALUATION_CODE)
         modules = list(TRAINING_CODE)
         modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE

@@ -6,6 +6,7 @@ run's id (settings, seed, data, teacher) and in its code fingerprint (`fadepth.r
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from fadepth.config import (
     Config,
     Settings,
     Source,
+    expand,
     find_benchmark,
     load_yaml,
     merge,
@@ -26,7 +28,7 @@ from fadepth.config import (
 from fadepth.data.prepare import benchmark_identity, benchmark_root, data_identity
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol, protocol_names
-from fadepth.run import Baseline, Run, slug_of, teacher_slug
+from fadepth.run import TRAINED, Baseline, Run, RunKind, slug_of, teacher_slug
 
 BASELINE_LABELS: dict[Baseline, str] = {
     "constant": "constant depth",
@@ -72,6 +74,11 @@ class StudyRow(Settings):
     label: str
     network: Literal["student", "teacher"] = "student"
     settings: dict[str, Any] = Field(default={}, description="overrides of the preset")
+    predictions: str | None = Field(
+        None,
+        description="file of saved disparities, for a row of official weights that are not run "
+        "here; ${NAME:-default} reads the environment; left out where it does not exist",
+    )
     least_side: int = Field(
         0, ge=0, description="shorter side of images, pixels, below which the row is left out"
     )
@@ -127,12 +134,18 @@ class StudyFile(Settings):
         return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}
 
 
+def _can_be_made(row: StudyRow, side: int) -> bool:
+    """Whether images are large enough for a row, and its predictions are there."""
+    there = row.predictions is None or Path(expand(row.predictions)).is_file()
+    return row.least_side <= side and there
+
+
 @dataclass(frozen=True)
 class TableRow:
     """One row of a study's table: its runs, one for each seed."""
 
     label: str
-    kind: Literal["variant", "teacher", "baseline"]
+    kind: Literal["variant", "teacher", "baseline", "official"]
     factors: Mapping[str, str]
     runs: tuple[Run, ...]
 
@@ -150,11 +163,15 @@ class Study:
     def left_out(self) -> list[str]:
         """Why rows of the file are not among `rows`, one sentence each."""
         side = min(self.config.data.height, self.config.data.width)
-        return [
-            f"'{row.label}' is left out: it needs images of {row.least_side} pixels or more"
-            for row in self.file.rows
+        small = "it needs images of {} pixels or more"
+        reasons = {
+            row.label: small.format(row.least_side)
             if row.least_side > side
-        ]
+            else f"there is no file {expand(row.predictions or '')}"
+            for row in self.file.rows
+            if not _can_be_made(row, side)
+        }
+        return [f"'{label}' is left out: {reason}" for label, reason in reasons.items()]
 
     @property
     def runs(self) -> Iterator[Run]:
@@ -164,7 +181,7 @@ class Study:
     @property
     def networks(self) -> Iterator[Run]:
         """Runs of trained networks: students and teachers."""
-        return (run for run in self.runs if run.kind != "baseline")
+        return (run for run in self.runs if run.kind in TRAINED)
 
     @property
     def students(self) -> Iterator[Run]:
@@ -247,15 +264,16 @@ class _Planned:
     network: Literal["student", "teacher"]
     factors: Mapping[str, str]
     settings: Mapping[str, Any]
+    predictions: str | None = None
 
 
 def _planned(file: StudyFile, side: int) -> list[_Planned]:
     """Rows for images whose shorter side is `side`, pixels."""
     if file.design == "explicit":
         return [
-            _Planned(row.label, row.network, {}, merge({}, row.settings))
+            _Planned(row.label, row.network, {}, merge({}, row.settings), row.predictions)
             for row in file.rows
-            if row.least_side <= side
+            if _can_be_made(row, side)
         ]
     rows = []
     for levels in variants(file):
@@ -345,6 +363,9 @@ class _Resolver:
         needed: dict[str, Run] = {}
         for row in planned:
             resolved = self._resolve(row)
+            if row.predictions is not None:
+                yield self._official_row(row, row.predictions)
+                continue
             if row.network == "teacher":
                 yield from self._teacher_row(row, resolved, only_teachers, shown)
                 continue
@@ -367,7 +388,7 @@ class _Resolver:
 
     def _run(
         self,
-        kind: Literal["student", "teacher", "baseline"],
+        kind: RunKind,
         slug: str,
         label: str,
         factors: Mapping[str, str],
@@ -394,6 +415,14 @@ class _Resolver:
         name = {"hqdecv2": "HQDecv2", "hqdec": "HQDec"}.get(slug, slug)
         seed = resolved.teacher.seed if seed is None else seed
         return self._run("teacher", slug, label or f"{name} (teacher)", {}, seed, config)
+
+    def _official_row(self, row: _Planned, predictions: str) -> TableRow:
+        """Somebody else's predictions under our evaluator: no training, no seed of ours."""
+        study = self.study
+        slug = "official_" + re.sub(r"[^a-z0-9]+", "_", row.label.lower()).strip("_")
+        run = self._run("official", slug, row.label, {}, 0, study.config)
+        run = replace(run, predictions=predictions)
+        return TableRow(row.label, "official", {}, (run,))
 
     def _teacher_row(
         self, row: _Planned, resolved: Config, only_teachers: bool, shown: set[str]

@@ -20,7 +20,7 @@ from fadepth.errors import FadepthError
 from fadepth.evaluation.odometry import predict_trajectory
 from fadepth.evaluation.protocols import find_protocol
 from fadepth.execution import evaluate as stage
-from fadepth.execution.evaluate import evaluate_odometry
+from fadepth.execution.evaluate import evaluate_odometry, read_predictions
 from tests.tiny import tiny_config, tiny_manifest
 
 DRIVE = "2011_09_26/2011_09_26_drive_0005_sync"
@@ -148,3 +148,20 @@ def test_published_lists_are_told_from_others(test_data: Path) -> None:
 def test_a_missing_sequence_is_told(run: Any, tmp_path: Path) -> None:
     with pytest.raises(FadepthError, match="sequence 09 has neither"):
         evaluate_odometry(run, "09", tmp_path / "runs", tmp_path / "m.jsonl", 1)
+
+
+def test_saved_disparities_are_read_in_the_order_of_the_list(tmp_path: Path) -> None:
+    """Whatever order they are asked for in."""
+    frames = tiny_manifest(tmp_path).splits["train"]
+    maps = np.arange(len(frames), dtype=np.float32)[:, None, None] * np.ones((1, 4, 6), np.float32)
+    np.save(tmp_path / "disparities.npy", maps + 1)
+    predict = read_predictions(tmp_path / "disparities.npy", frames)
+    for place, frame in reversed(list(enumerate(frames))):
+        found = predict(frame)
+        assert found.shape == (4, 6)
+        assert (found == place + 1).all()
+    with pytest.raises(FadepthError, match=r"expected one disparity map for each of 3 images"):
+        read_predictions(tmp_path / "disparities.npy", frames[:3])
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(FadepthError, match=r"text\.npy is no array of numpy's"):
+        read_predictions(tmp_path / "text.npy", frames)

@@ -10,10 +10,10 @@ import torch
 
 from fadepth.evaluation.complexity import count_macs, count_parameters
 from fadepth.evaluation.latency import measure_latencies
-from fadepth.execution.evaluate import file_digest
 from fadepth.execution.train import set_threads
 from fadepth.files import write_atomic
 from fadepth.models import fold
+from fadepth.run import TRAINED, file_digest
 from fadepth.study import Study
 from fadepth.training import load_depth_network
 
@@ -26,7 +26,7 @@ def measure_costs(study: Study, runs: Path, output: Path, threads: int) -> None:
     Seeds of a row have the same network. Networks are folded, as for inference.
     """
     set_threads(threads)
-    chosen = [row.runs[0] for row in study.rows if row.kind != "baseline"]
+    chosen = [row.runs[0] for row in study.rows if row.runs[0].kind in TRAINED]
     models = {run.id: runs / run.id / "model.pt" for run in chosen}
     networks = {name: fold(load_depth_network(model)[0]) for name, model in models.items()}
     height, width = study.config.data.height, study.config.data.width

@@ -1,6 +1,5 @@
 """What the rules of workflow/rules/evaluate.smk do: compare depth and motion with ground truth."""
 
-import hashlib
 import json
 import logging
 import time
@@ -19,6 +18,7 @@ from fadepth.data.kitti import read_image
 from fadepth.data.kitti_odometry import read_sequence, seen_in_training
 from fadepth.data.kitti_splits import identify_frames
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
+from fadepth.errors import FadepthError
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.evaluation.evaluate import (
@@ -55,9 +55,8 @@ from fadepth.fingerprint import digest
 from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
-from fadepth.report.odometry_figure import draw_trajectory
 from fadepth.report.panels import draw_panel
-from fadepth.run import Run
+from fadepth.run import TRAINED, Run, file_digest
 from fadepth.training import (
     choose_device,
     load_depth_network,
@@ -84,12 +83,6 @@ def network_function(model: Path, device: torch.device) -> tuple[PredictImage, i
     return predict, count_parameters(network)
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file: which weights a number is of."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def network_predictor(run: Run, runs: Path, root: Path, protocol: Protocol) -> tuple[Predict, int]:
     """Folded network of a run as a function from frames to disparity, and its parameters."""
     device = choose_device(run.config.training.device)
@@ -113,6 +106,32 @@ def baseline_predictor(
     return fitted, 0
 
 
+def read_predictions(path: Path, frames: Sequence[Frame]) -> Predict:
+    """Saved disparities of somebody else's network as a function from frames.
+
+    Args:
+        path: .npy, (images, h, w), scaled disparity (1 / depth up to a factor), in the order of the
+            list; what monodepth2's `evaluate_depth.py --save_pred_disps` writes.
+        frames: the list.
+
+    Raises:
+        FadepthError: the file is no such array, or is of another number of images.
+    """
+    try:
+        maps = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise FadepthError(
+            f"{path} is no array of numpy's (.npy): save disparities there, (images, h, w)"
+        ) from None
+    if maps.ndim != 3 or len(maps) != len(frames):
+        raise FadepthError(
+            f"{path} has shape {maps.shape}: expected one disparity map for each of "
+            f"{len(frames)} images, ({len(frames)}, height, width), in the order of the list"
+        )
+    places = {str(frame): place for place, frame in enumerate(frames)}
+    return lambda frame: np.asarray(maps[places[str(frame)]], dtype=np.float64)
+
+
 def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> None:
     """Rule `evaluate_run`: metrics on the evaluation split, per image and in the mean."""
     set_threads(threads)
@@ -122,11 +141,16 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     protocol = find_protocol(settings.protocol)
     folder = runs / run.id
     frames = manifest.splits[settings.split]
-    if run.kind == "baseline":
+    if run.kind not in TRAINED:
         record = RunManifest(run, folder, manifest.content_hash, threads)
         write_settings(run, folder)
-        predict, parameters = baseline_predictor(run, manifest, root, protocol)
-        record.write(status="finished", ended=time.time(), parameters_inference=0)
+        if run.kind == "official":
+            predict = read_predictions(Path(expand(run.predictions or "")), frames)
+            known: int | None = None
+        else:
+            predict, known = baseline_predictor(run, manifest, root, protocol)
+        parameters = known or 0
+        record.write(status="finished", ended=time.time(), parameters_inference=known)
     else:
         predict, parameters = network_predictor(run, runs, root, protocol)
     per_image, mean = evaluate(
@@ -134,7 +158,7 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     )
     draw_run_panels(run, folder, frames, root, predict, protocol)
     said: dict[str, str | int] = {"split": settings.split, "dataset": run.config.data.name}
-    if run.kind != "baseline":
+    if run.kind in TRAINED:
         said["model_sha256"] = file_digest(folder / "model.pt")
     write_evaluation(folder, run, protocol, per_image, mean, manifest, parameters, said, frames)
 
@@ -340,6 +364,8 @@ def pose_predictor(
 
 def evaluate_odometry(run: Run, name: str, runs: Path, trained_on: Path, threads: int) -> None:
     """Rule `evaluate_odometry`: the pose network's trajectory against ground truth."""
+    from fadepth.report.odometry_figure import draw_trajectory  # matplotlib's figures: a second
+
     set_threads(threads)
     settings, data = run.config.odometry, run.config.data
     raw = Path.cwd() / expand(settings.raw_root) if settings.raw_root else None

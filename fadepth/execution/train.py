@@ -33,7 +33,7 @@ def train_run(
     run: Run, runs: Path, manifest_path: Path, targets: Path | None, threads: int
 ) -> None:
     """Rules `train_teacher` and `train_student`: what `runs/<id>/` holds of one."""
-    assert run.kind != "baseline", "baselines are fitted in their evaluation"
+    assert run.kind == "student" or run.kind == "teacher", "others are only evaluated"
     set_threads(threads)
     manifest = Manifest.read(manifest_path)
     folder = runs / run.id

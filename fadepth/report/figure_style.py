@@ -20,7 +20,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
-from numpy.typing import NDArray
 
 from fadepth.errors import FadepthError
 from fadepth.files import atomic_path
@@ -239,22 +238,3 @@ def apart(places: Sequence[float], labels: Sequence[str], size: float = SMALL) -
 def finite(*values: float | None) -> bool:
     """Whether no value is NaN or infinite; None is no value."""
     return all(value is None or math.isfinite(value) for value in values)
-
-
-def thickened(picture: NDArray[Any], known: NDArray[Any], reach: int = 2) -> NDArray[Any]:
-    """Spread sparse points over (2 reach + 1)^2 pixels, so that they can be seen.
-
-    Args:
-        picture: (H, W) or (H, W, C).
-        known: (H, W) bool, where the points are.
-        reach: pixels to either side.
-    """
-    result = picture.copy()
-    rows, columns = known.nonzero()
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            y = (rows + dy).clip(0, picture.shape[0] - 1)
-            x = (columns + dx).clip(0, picture.shape[1] - 1)
-            free = ~known[y, x]
-            result[y[free], x[free]] = picture[rows[free], columns[free]]
-    return result

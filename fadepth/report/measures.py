@@ -72,7 +72,7 @@ class Measure:
     path: tuple[str, ...]
     scale: float = 1.0
     per_image: PerImage | None = None
-    kinds: tuple[str, ...] = ("student", "teacher", "baseline")
+    kinds: tuple[str, ...] = ("student", "teacher", "baseline", "official")
 
     @property
     def key(self) -> str:
@@ -120,7 +120,7 @@ def _evaluation(study: Study) -> tuple[str, tuple[str, ...]]:
 
 def _metrics(study: Study) -> list[Measure]:
     folder, metrics = _evaluation(study)
-    kinds = ("student", "teacher", "baseline") if not folder else ("student", "teacher")
+    kinds = ("student", "teacher", "baseline", "official") if not folder else ("student", "teacher")
     return [
         Measure(
             metric_column(metric),
@@ -171,7 +171,8 @@ def _conditions(study: Study) -> list[Measure]:
 
 def _parameters(study: Study) -> list[Measure]:
     column = Column("params_m", "Params (M)", "Params (M)", decimals=2)
-    return [Measure(column, "manifest.json", ("parameters_inference",), 1e-6)]
+    kinds = ("student", "teacher", "baseline")
+    return [Measure(column, "manifest.json", ("parameters_inference",), 1e-6, kinds=kinds)]
 
 
 def _training_parameters(study: Study) -> list[Measure]:

@@ -1,6 +1,7 @@
 """Pictures of what a run predicts: input, disparity and error of one frame, one above the other."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -8,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fadepth.files import atomic_path
-from fadepth.report.figure_style import thickened
 
 #: Relative errors from this value on share the brightest colour.
 ERROR_CEILING = 0.5
@@ -72,3 +72,22 @@ def draw_panel(
         top += strip.height + LABEL_HEIGHT
     with atomic_path(path) as temporary:
         canvas.save(temporary, format="PNG")
+
+
+def thickened(picture: NDArray[Any], known: NDArray[Any], reach: int = 2) -> NDArray[Any]:
+    """Spread sparse points over (2 reach + 1)^2 pixels, so that they can be seen.
+
+    Args:
+        picture: (H, W) or (H, W, C).
+        known: (H, W) bool, where the points are.
+        reach: pixels to either side.
+    """
+    result = picture.copy()
+    rows, columns = known.nonzero()
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            y = (rows + dy).clip(0, picture.shape[0] - 1)
+            x = (columns + dx).clip(0, picture.shape[1] - 1)
+            free = ~known[y, x]
+            result[y[free], x[free]] = picture[rows[free], columns[free]]
+    return result

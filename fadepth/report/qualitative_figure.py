@@ -33,10 +33,10 @@ from fadepth.report.figure_style import (
     finite,
     text_height,
     text_width,
-    thickened,
     wrapped,
     write_figure,
 )
+from fadepth.report.panels import thickened
 from fadepth.report.table import Stamp
 
 DPI = 250  # of the PNG, and of the pictures in the PDF

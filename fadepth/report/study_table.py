@@ -24,6 +24,7 @@ DATA_SETS = {"kitti": "KITTI", "ddad": "DDAD", "synthetic": "synthetic street"}
 
 REPORTED = "reported by their authors, not run here"
 PRINTED = "printed by FA-Depth [paper]"
+OFFICIAL = "official weights, our evaluator"
 
 
 def study_table(
@@ -125,7 +126,7 @@ def _reported(reference: Reference) -> TableRow:
 
 def _headings(rows: Sequence[TableRow]) -> dict[str, str]:
     groups = list(dict.fromkeys(row.group for row in rows))
-    if not {REPORTED, PRINTED} & set(groups):
+    if not {REPORTED, PRINTED, OFFICIAL} & set(groups):
         return {}
     spoken = {"variants": "trained here", "others": "for comparison"}
     return {group: spoken.get(group, group) for group in groups}
@@ -167,12 +168,12 @@ def _row(results: Results, row: RowResult, difference: RowDifference | None) -> 
         "scale": data[0]["scale"] if data else config.scale,
         "dataset": data[0]["dataset"] if data else config.data.name,
         "size": f"{config.data.height}x{config.data.width}",
-        "supervision": "" if row.row.kind == "baseline" else "M",
+        "supervision": "M" if row.row.kind in ("variant", "teacher") else "",
         "protocol": said[0]["protocol"] if said else None,
         "images": said[0].get("images") if said else None,
         "run_ids": " ".join(r.run.id for r in row.runs),
     }
-    group = "variants" if row.row.kind == "variant" else "others"
+    group = {"variant": "variants", "official": OFFICIAL}.get(row.row.kind, "others")
     return TableRow(cells, kind=row.row.kind, group=group, missing=missing)
 
 

@@ -18,11 +18,11 @@ from fadepth.report.figure_style import (
     apart,
     signed,
     text_width,
-    thickened,
     wrapped,
     write_figure,
 )
 from fadepth.report.forest_figure import EffectLine, axis_range, draw_forest, forest
+from fadepth.report.panels import thickened
 from tests.report.figure_checks import (
     STAMP,
     artist,

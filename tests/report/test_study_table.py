@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from fadepth.config import load_yaml
 from fadepth.errors import FadepthError
@@ -350,7 +351,8 @@ def kitti(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_peers_stand_beside_our_rows_and_compete_among_themselves(kitti: Any) -> None:
-    table = study_table(*kitti("kitti"), PAPER)
+    study, runs = kitti("kitti")
+    table = study_table(study, runs, PAPER)
     peers = [row for row in table.rows if row.kind == "reported"]
     assert len(peers) > 20
     tiny = cells(table, "Lite-Mono-tiny")
@@ -365,6 +367,38 @@ def test_peers_stand_beside_our_rows_and_compete_among_themselves(kitti: Any) ->
     assert "trained here" in text
     # Nobody prints 0.092 for what we trained.
     assert table.headings["variants"] == "trained here"
+
+
+def test_official_weights_are_a_kind_of_their_own(kitti: Any, tmp_path: Path) -> None:
+    """Not ranked with what is trained here, nor with what others print."""
+    study, runs = kitti("kitti")
+    np.save(tmp_path / "md2.npy", np.ones((1, 2, 3)))
+    row = {"label": "Monodepth2 (official)", "predictions": str(tmp_path / "md2.npy")}
+    content = load_yaml(ROOT / "ablations" / "kitti.yaml")
+    (tmp_path / "kitti.yaml").write_text(
+        yaml.safe_dump(content | {"rows": [*content["rows"], row]})
+    )
+    preset = load_yaml(ROOT / "config" / "kitti.yaml")
+    study = resolve_study(tmp_path / "kitti.yaml", preset, "kitti.yaml")
+    official = next(r for r in study.rows if r.kind == "official").runs[0]
+    assert official.id.startswith("official_monodepth2_official-s0-")
+    write_run(official, runs, 0.05 + 0 * DIFFICULTY, is_published_list=True)
+    table = study_table(study, runs, PAPER)
+    shown = next(row for row in table.rows if row.kind == "official")
+    assert shown.group == "official weights, our evaluator"
+    assert shown.cells["abs_rel"] == pytest.approx(0.05)
+    assert shown.cells.get("params_m") is None
+    labels = [row.cells["row"] for row in table.rows]
+    assert "Monodepth2 (official)" not in {labels[index] for index, _ in marks(table)}
+    assert "official weights, our evaluator" in markdown_text(table)
+    # Other predictions are another run; without the file there is no such row, and a note.
+    np.save(tmp_path / "md2.npy", np.zeros((1, 2, 3)))
+    again = resolve_study(tmp_path / "kitti.yaml", preset, "kitti.yaml")
+    assert next(r for r in again.rows if r.kind == "official").runs[0].id != official.id
+    (tmp_path / "md2.npy").unlink()
+    without = resolve_study(tmp_path / "kitti.yaml", preset, "kitti.yaml")
+    assert "official" not in {r.kind for r in without.rows}
+    assert "there is no file" in without.left_out[0]
 
 
 @pytest.mark.parametrize(

@@ -232,9 +232,7 @@ def test_benchmarks_evaluate_finished_runs_and_train_none(finished: Project) -> 
     # All networks of the preset's own frames on five benchmarks, but for nine that tables had.
     own = NETWORKS - 3 - 3  # DDAD's stand-in, and the high resolution
     assert _planned(plan.stdout, "evaluate_benchmark") == 5 * own - 9
-    chosen = [
-        next((finished.folder / "runs").glob(f"{slug}-s1-*")) for slug in ("plain", "hqdecv2")
-    ]
+    chosen = [finished.folder / "runs" / run_of(finished, row) for row in ("SmallDepth", TEACHER)]
     names = {"make3d_photos": (2, "rmse_log10"), "street_scenes": (1, "delta_1")}
     call = [f"runs/{run.name}/benchmarks/{name}/metrics.json" for run in chosen for name in names]
     call += presets

@@ -23,7 +23,7 @@ from fadepth.errors import FadepthError
 from fadepth.fingerprint import code_fingerprint
 from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
-from fadepth.run import odometry_identity
+from fadepth.run import TRAINED, odometry_identity
 from fadepth.study import missing_benchmark, resolve_and_leave_out, unique_runs
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
@@ -80,9 +80,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 wildcard_constraints:
     dataset=r"[^/]+-[0-9a-f]{10}",
     teacher=r"hqdec[a-z0-9_]*-s\d+-[0-9a-f]{10}",
-    student=r"(?!hqdec|constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
-    network=r"(?!constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
-    baseline=r"(constant|row_median|pixel_median)-s\d+-[0-9a-f]{10}",
+    student=r"(?!hqdec|official_|constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
+    network=r"(?!official_|constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
+    baseline=r"(constant|row_median|pixel_median|official_[a-z0-9_]+)-s\d+-[0-9a-f]{10}",
     table=r"table_[a-z0-9_]+",
     study=r"[a-z0-9_]+",
     benchmark=r"[a-z0-9_]+",
@@ -129,7 +129,7 @@ def results_of(wildcards):
 
 def models_of(wildcards):
     """The networks of a table: one run a row, since seeds share their network."""
-    rows = [row for row in study_of(wildcards.table).rows if row.kind != "baseline"]
+    rows = [row for row in study_of(wildcards.table).rows if row.runs[0].kind in TRAINED]
     return [f"runs/{row.runs[0].id}/model.pt" for row in rows]
 
 
@@ -188,7 +188,7 @@ def real_frames(name):
 def own_networks():
     """Networks trained on the preset's own frames, at its own size."""
     return [
-        run for run in RUNS.values() if run.kind != "baseline" and run.config.data == CONFIG.data
+        run for run in RUNS.values() if run.kind in TRAINED and run.config.data == CONFIG.data
     ]
 
 

@@ -30,7 +30,7 @@ rule evaluate_run:
 
 
 rule evaluate_baseline:
-    """Fit a trivial predictor to the training frames' ground truth and evaluate it."""
+    """Evaluate what is not trained here: trivial predictors, fitted to ground truth, or saved maps."""
     input:
         manifest=lambda wildcards: data_of(wildcards.baseline),
     output:
