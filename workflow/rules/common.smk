@@ -187,9 +187,7 @@ def real_frames(name):
 
 def own_networks():
     """Networks trained on the preset's own frames, at its own size."""
-    return [
-        run for run in RUNS.values() if run.kind in TRAINED and run.config.data == CONFIG.data
-    ]
+    return [run for run in RUNS.values() if run.kind in TRAINED and run.config.data == CONFIG.data]
 
 
 def rows_of(study):
