@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fadepth.config import (
+    NO_IDENTITY,
     Config,
     EvaluationSettings,
     OdometrySettings,
@@ -283,6 +284,10 @@ def _value(config: Config, key: str) -> Any:
 
 def _counts(key: str, config: Config) -> bool:
     """Whether a setting has an effect: those of what is switched off have none."""
+    if key.partition(".")[0] not in ("data", "student", "teacher", "pose", "loss", "training"):
+        return False
+    if _is_free(key, config):
+        return False
     off = {
         "loss.pyramid.": not config.loss.pyramid.enabled,
         "loss.apx.": not config.loss.apx.enabled,
@@ -292,6 +297,13 @@ def _counts(key: str, config: Config) -> bool:
     }
     switches = ("loss.pyramid.enabled", "loss.apx.enabled", "student.etm.branches")
     return key in switches or not any(key.startswith(part) and off[part] for part in off)
+
+
+def _is_free(key: str, config: Config) -> bool:
+    """Whether a setting is marked as none of a run's identity (`NO_IDENTITY`)."""
+    section, _, leaf = key.rpartition(".")
+    field = type(_value(config, section)).model_fields[leaf] if section else None
+    return field is not None and field.json_schema_extra == NO_IDENTITY
 
 
 def _part(key: str, value: Any, config: Config) -> str:

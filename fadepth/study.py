@@ -42,6 +42,18 @@ Block = Literal[
 ]  # fmt: skip
 
 
+_HAS_PRIMARY = {"metrics", "primary", "conditions"}
+
+
+def _is_setting(key: str) -> bool:
+    value: object = Config()
+    for part in key.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
 class Factor(Settings):
     """One thing that a study varies: named levels, each a set of overrides; the first is plain."""
 
@@ -124,6 +136,15 @@ class StudyFile(Settings):
         if self.design == "explicit" and (self.factors or not self.rows):
             raise ValueError("an explicit study has rows, and no factors")
         labels = [row.label for row in self.rows]
+        if self.baseline is not None and self.rows and self.baseline not in labels:
+            raise ValueError(f"baseline '{self.baseline}' is no row: there are {', '.join(labels)}")
+        if self.evaluated_on is None and not self.benchmarks and not _HAS_PRIMARY & {*self.columns}:
+            raise ValueError(
+                "columns must hold metrics, primary or conditions, by which rows are compared"
+            )
+        for name, key in self.shown.items():
+            if not _is_setting(key):
+                raise ValueError(f"shown.{name}: there is no setting '{key}'")
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise ValueError(f"two rows are called '{twice[0]}': give each its own label")
         return self
@@ -193,7 +214,9 @@ class Study:
         """The row that the others are compared with."""
         name = self.file.baseline
         rows = [row for row in self.rows if row.kind == "variant"]
-        return next((row for row in rows if row.label == name), rows[0])
+        if name is None:
+            return rows[0]
+        return next(row for row in rows if row.label == name)
 
     def teacher_of(self, run: Run) -> Run | None:
         """The teacher that a student is compared with: its own, else the study's first."""
@@ -321,7 +344,34 @@ def resolve_study(
         size = {"data": {"height": height, "width": width}}
     config = parse_config(merge(dict(preset), size), origin)
     study = Study(file, config, data_hash)
-    return replace(study, rows=tuple(_Resolver(path, study, plain, preset, size, origin).rows()))
+    study = replace(study, rows=tuple(_Resolver(path, study, plain, preset, size, origin).rows()))
+    _check_rows(study, path)
+    return study
+
+
+def _check_rows(study: Study, path: Path) -> None:
+    """A table needs rows to compare, each with a label and runs of its own.
+
+    Raises:
+        NotInPreset: the preset leaves out all rows, or the baseline.
+        FadepthError: two rows share a label or are the same runs.
+    """
+    variants_ = [row for row in study.rows if row.kind == "variant"]
+    named = study.file.baseline
+    if not variants_ or (named and named not in [row.label for row in variants_]):
+        lost = "; ".join(study.left_out) or "it has no row that is trained"
+        raise NotInPreset(f"{path} cannot be compared with anything: {lost}")
+    labels = [row.label for row in study.rows]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise FadepthError(f"{path} has two rows called '{twice[0]}': give each its own label")
+    owners: dict[str, str] = {}
+    for row in variants_:
+        other = owners.setdefault(row.runs[0].id, row.label)
+        if other != row.label:
+            raise FadepthError(
+                f"{path}: rows '{other}' and '{row.label}' are the same run, {row.runs[0].id}: "
+                "change a setting that has an effect, or leave one out"
+            )
 
 
 def _preset_for(
@@ -339,8 +389,14 @@ def _preset_for(
         )
     entry = datasets[file.data]
     if entry.preset:
-        preset, origin = merge(load_yaml(Path(entry.preset)), dict(overrides)), entry.preset
+        # What is said of one data set is not said of another.
+        common = {k: v for k, v in merge({}, dict(overrides)).items() if k not in _OF_ONE_DATA_SET}
+        preset, origin = merge(load_yaml(Path(entry.preset)), common), entry.preset
     return merge(dict(preset), entry.overrides), origin
+
+
+#: Settings of the command line that do not go on top of another preset file.
+_OF_ONE_DATA_SET = ("data", "evaluation", "benchmarks", "odometry", "datasets")
 
 
 @dataclass(frozen=True)
@@ -358,7 +414,8 @@ class _Resolver:
         """Rows of the file, the teachers that APX needs, and the trivial baselines."""
         data = self.study.config.data
         planned = _planned(self.study.file, min(data.height, data.width))
-        only_teachers = all(row.network == "teacher" for row in planned)
+        trained = [row for row in planned if row.predictions is None]
+        only_teachers = all(row.network == "teacher" for row in trained)
         shown: set[str] = set()
         needed: dict[str, Run] = {}
         for row in planned:
@@ -408,18 +465,21 @@ class _Resolver:
             for seed in config.seeds
         )
 
-    def _teacher(self, resolved: Config, label: str = "", seed: int | None = None) -> Run:
+    def _teacher(self, resolved: Config) -> Run:
         # Factors of the student leave the teacher as it is; only teacher.* makes another one.
         config = self.study.config.model_copy(update={"teacher": resolved.teacher})
-        slug = teacher_slug(resolved.teacher)
+        return self._teacher_run(config, "", resolved.teacher.seed)
+
+    def _teacher_run(self, config: Config, label: str, seed: int) -> Run:
+        slug = teacher_slug(config.teacher)
         name = {"hqdecv2": "HQDecv2", "hqdec": "HQDec"}.get(slug, slug)
-        seed = resolved.teacher.seed if seed is None else seed
         return self._run("teacher", slug, label or f"{name} (teacher)", {}, seed, config)
 
     def _official_row(self, row: _Planned, predictions: str) -> TableRow:
         """Somebody else's predictions under our evaluator: no training, no seed of ours."""
         study = self.study
-        slug = "official_" + re.sub(r"[^a-z0-9]+", "_", row.label.lower()).strip("_")
+        words = re.sub(r"[^a-z0-9]+", "_", row.label.lower()).strip("_")
+        slug = f"official_{words or 'network'}"
         run = self._run("official", slug, row.label, {}, 0, study.config)
         run = replace(run, predictions=predictions)
         return TableRow(row.label, "official", {}, (run,))
@@ -428,9 +488,9 @@ class _Resolver:
         self, row: _Planned, resolved: Config, only_teachers: bool, shown: set[str]
     ) -> Iterator[TableRow]:
         """A teacher competes, with all seeds, where all rows are teachers; else it is beside."""
-        # A teacher's loss is its study's, but a row about teachers may vary it.
         seeds = resolved.seeds if only_teachers else (resolved.teacher.seed,)
-        runs = tuple(self._teacher(resolved, row.label, seed) for seed in seeds)
+        # All of the row's settings count: a row about teachers may vary its loss or budget.
+        runs = tuple(self._teacher_run(resolved, row.label, seed) for seed in seeds)
         shown.update(run.id for run in runs)
         yield TableRow(row.label, "variant" if only_teachers else "teacher", {}, runs)
 
@@ -521,7 +581,22 @@ def resolve_and_leave_out(
             left_out[table] = str(reason)
     if not studies:
         raise FadepthError(f"no study file (*.yaml) in {folder}: restore {folder}/components.yaml")
+    _refuse_two_evaluations(studies)
     return studies, left_out
+
+
+def _refuse_two_evaluations(studies: Mapping[str, Study]) -> None:
+    """A run has one evaluation: studies that share it have to mean the same one."""
+    found: dict[str, tuple[str, object]] = {}
+    for table, study in studies.items():
+        for run in study.runs:
+            meant = (run.config.evaluation, run.config.benchmarks)
+            other, before = found.setdefault(run.id, (table, meant))
+            if before != meant:
+                raise FadepthError(
+                    f"{other} and {table} share the run {run.id} but evaluate it differently: give "
+                    "'datasets' of the preset data of their own, or the same 'evaluation'"
+                )
 
 
 def unique_runs(studies: Iterable[Study]) -> dict[str, Run]:

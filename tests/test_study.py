@@ -650,7 +650,8 @@ def test_high_resolution_is_the_presets(write: Callable[..., Path]) -> None:
 
 
 def test_rows_that_images_are_too_small_for_are_left_out(write: Callable[..., Path]) -> None:
-    rows = [{"label": "plain"}, {"label": "deep", "least_side": 128}]
+    border = {"loss.border": 2}
+    rows = [{"label": "plain"}, {"label": "deep", "settings": border, "least_side": 128}]
     study = resolved(explicit(write, rows=rows))
     assert [row.label for row in study.rows] == ["plain"]
     assert study.left_out == ["'deep' is left out: it needs images of 128 pixels or more"]
@@ -667,6 +668,65 @@ def test_a_study_of_teachers_has_all_seeds_and_shares_the_students_teacher() -> 
     assert [row.runs[0].slug for row in study.rows] == slugs
     teacher = by_slug(resolved(seeds=[1, 2]))["hqdecv2"]
     assert study.rows[-1].runs[0].id == teacher.id
+
+
+def test_all_settings_of_a_teachers_row_count(write: Callable[..., Path]) -> None:
+    rows = [
+        {"label": "plain", "network": "teacher"},
+        {"label": "no mask", "network": "teacher", "settings": {"loss.automask": False}},
+    ]
+    one, other = resolved(explicit(write, rows=rows)).runs
+    assert not other.config.loss.automask
+    assert one.id != other.id
+
+
+def test_rows_that_are_the_same_run_are_refused(write: Callable[..., Path]) -> None:
+    rows = [{"label": "a"}, {"label": "b", "settings": {"loss.pyramid.weight": 3}}]
+    assert "rows 'a' and 'b' are the same run" in problem(explicit(write, rows=rows))
+
+
+def test_a_baseline_that_is_no_row_is_told(write: Callable[..., Path]) -> None:
+    text = problem(explicit(write, baseline="plian"))
+    assert "baseline 'plian' is no row: there are plain, all" in text
+    assert resolved(explicit(write, baseline="all")).baseline.label == "all"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"columns": ["parameters"]}, "columns must hold metrics, primary or conditions"),
+        ({"shown": {"x": "loss.pyramid.lvl"}}, "there is no setting 'loss.pyramid.lvl'"),
+    ],
+)
+def test_columns_that_cannot_be_filled_are_told(
+    changes: dict[str, Any], told: str, write: Callable[..., Path]
+) -> None:
+    assert told in problem(explicit(write, **changes))
+
+
+def test_what_is_said_of_one_data_set_is_not_said_of_another(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(preset(**{"data.name": "elsewhere"})))
+    overrides = {"data.name": "mine", "evaluation.panels": 7, "seeds": [4]}
+    given = merge(preset(datasets={"file": {"preset": str(other)}}), overrides)
+    study = resolve_study(explicit(write, data="file"), given, "p", overrides=overrides)
+    assert study.config.data.name == "elsewhere"
+    assert study.config.evaluation.panels != 7
+    assert study.config.seeds == (4,)
+
+
+def test_a_shared_run_cannot_be_evaluated_in_two_ways() -> None:
+    given = preset(datasets={"kitti": {"overrides": {"evaluation.protocol": "synthetic_full"}}})
+    with pytest.raises(FadepthError, match=r"share the run .* but evaluate it differently"):
+        resolve_all(ROOT / "ablations", given, "p")
+
+
+def test_settings_without_an_effect_are_in_no_slug(write: Callable[..., Path]) -> None:
+    rows = [{"label": "a", "settings": {"training.workers": 3, "evaluation.panels": 1}}]
+    (run,) = resolved(explicit(write, rows=rows)).runs
+    assert run.id == by_slug(resolved())["plain"].id
 
 
 def test_a_teacher_beside_students_is_no_variant() -> None:

@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that `fadepth --help` answe
 import errno
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -252,7 +253,8 @@ def runs(preset: Presets = None, override: Override = "{}") -> None:
         for row in study.rows:
             for run in row.runs:
                 view.add_row(row.label, run.id, _state(RUNS / run.id))
-        Console().print(view)
+        # A file or a pipe has no width: names are not to be folded there.
+        Console(width=None if sys.stdout.isatty() else 200).print(view)
 
 
 def _state(folder: Path) -> str:

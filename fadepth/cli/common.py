@@ -1,8 +1,10 @@
 """What all commands share: logging, presets and studies by name, options."""
 
+import difflib
 import json
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +68,7 @@ def set_up_logging(prefix: str, log_file: Path | None) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells of each table of a font
 
 
 def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[str, Any], str]:
@@ -91,6 +94,16 @@ def parse_override(text: str) -> dict[str, Any]:
         raise FadepthError(
             f'--override is not a JSON object ({error}): write it as {{"key": value}}'
         ) from None
+
+
+def snakemake_call(target: str, presets: list[Path] | None, override: str) -> str:
+    """The call of Snakemake that makes `target` with these settings, for people to copy."""
+    words = ["snakemake", "--cores", "8", target]
+    if presets and presets != [DEFAULT_PRESET]:
+        words += ["--configfile", *map(str, presets)]
+    if extra := parse_override(override):
+        words += ["--config", *(f"{key}={json.dumps(value)}" for key, value in extra.items())]
+    return shlex.join(words)
 
 
 def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
@@ -150,7 +163,9 @@ def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
         STUDIES, *load_preset(presets, override), parse_override(override)
     )
     if name not in studies:
-        known = f"no study feeds '{name}': there are {', '.join(studies)}"
+        near = difflib.get_close_matches(name, [*studies, *left_out], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        known = f"no study feeds '{name}': {hint}there are {', '.join(studies)}"
         raise FadepthError(left_out.get(name, known))
     return studies[name]
 

@@ -15,6 +15,7 @@ from fadepth.cli.common import (
     load_preset,
     parse_override,
     set_up_logging,
+    snakemake_call,
 )
 
 Log = Annotated[Path | None, typer.Option("--log")]
@@ -79,15 +80,13 @@ def why(
 def pdf(
     tables: Annotated[list[Path], typer.Argument(help=".tex files of tables")],
     output: Annotated[Path, typer.Option(help="the .pdf file to write")],
-    preset: Presets = None,
-    override: Override = "{}",
     log_file: Log = None,
 ) -> None:
     """Set tables as one PDF; needs pdflatex."""
     from fadepth.execution.report import compile_tables
 
     set_up_logging("pdf", log_file)
-    compile_tables(tables, output, *load_preset(preset, override))
+    compile_tables(tables, output)
 
 
 def report(
@@ -107,7 +106,8 @@ def report(
     studies, left_out = resolve_and_leave_out(
         STUDIES, *load_preset(preset, override), parse_override(override)
     )
-    render_report(studies, left_out, RUNS, figure or [], links, output)
+    command = snakemake_call("reports/all", preset, override)
+    render_report(studies, left_out, RUNS, figure or [], links, output, command)
 
 
 def qualitative(

@@ -273,10 +273,13 @@ def measure_robustness(
         table.to_csv(temporary, index=False)
     content = {
         "run_id": run.id,
+        "model_sha256": file_digest(runs / run.id / "model.pt"),
         "protocol": settings.protocol,
         "post_process": protocol.post_process,
         "split": settings.split,
         "images": len(manifest.splits[settings.split]),
+        "images_published": protocol.images,
+        "is_published_list": is_published_list(manifest.splits[settings.split], protocol),
         "scale": run.config.scale,
         "seed": run.seed,
         "teacher": teacher.parent.name if teacher else None,

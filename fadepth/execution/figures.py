@@ -1,6 +1,7 @@
 """What rules of workflow/rules/figures.smk do that draw results of runs."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
+from fadepth.errors import FadepthError
 from fadepth.evaluation.evaluate import Predict, depth_at
 from fadepth.evaluation.metrics import scaled_metrics
 from fadepth.evaluation.protocols import Protocol, find_protocol, load_ground_truth, valid_pixels
@@ -39,7 +41,10 @@ def draw_comparison(
     protocol = find_protocol(config.evaluation.protocol)
     root = data_root(config.data)
     predictors = {_short(run): network_predictor(run, runs, root, protocol)[0] for run in compared}
-    frames = evenly_spread(Manifest.read(manifest).splits[config.evaluation.split], count)
+    listed = Manifest.read(manifest).splits[config.evaluation.split]
+    # The middle frame of as many drives: two of one drive would show the same street.
+    drives = {frame.drive: [f for f in listed if f.drive == frame.drive] for frame in listed}
+    frames = [f[len(f) // 2] for f in evenly_spread(list(drives.values()), count)]
     drawn = [_frame(frame, root, predictors, protocol) for frame in frames]
     draw_qualitative(
         output,
@@ -51,7 +56,9 @@ def draw_comparison(
 
 
 def _short(run: Run) -> str:
-    return "HQDecv2" if run.kind == "teacher" else f"SmallDepth {run.label}".strip()
+    if run.kind == "teacher":
+        return "HQDecv2"
+    return f"SmallDepth {run.label}" if run.label.startswith("+") else run.label
 
 
 def _stamp(compared: Sequence[Run], protocol: Protocol) -> Stamp:
@@ -77,7 +84,13 @@ def _frame(
         depth = depth_at(predict(frame), truth.shape, protocol)
         errors[name] = scaled_metrics(truth, depth, protocol)[0]["abs_rel"]
         depths[name] = depth * protocol.ratio(truth[valid], depth[valid])
-    return QualitativeFrame(str(frame), image, truth, depths, errors)
+    return QualitativeFrame(_frame_name(frame), image, truth, depths, errors)
+
+
+def _frame_name(frame: Frame) -> str:
+    """`drive 0005, frame 88` of KITTI's long names; others as they are."""
+    drive = re.search(r"drive_(\d+)", frame.drive)
+    return f"drive {drive[1]}, frame {frame.frame}" if drive else str(frame)
 
 
 def draw_costs(study: Study, runs: Path, output: Path) -> None:
@@ -85,6 +98,11 @@ def draw_costs(study: Study, runs: Path, output: Path) -> None:
     table = study_table(study, runs, REFERENCES)
     # A GPU where there is one: it is what the paper's claim is about.
     keys = [c.key for c in table.columns if c.key.endswith(".latency_ms")]
+    if not keys or "abs_rel" not in {c.key for c in table.columns}:
+        raise FadepthError(
+            f"{study.file.table} has no latencies or no Abs Rel: give its study 'columns: [costs, "
+            "primary]', or name table_complexity"
+        )
     device = keys[-1].removesuffix(".latency_ms")
     points = []
     for row in table.rows:
@@ -122,13 +140,15 @@ def _number(value: object) -> float:
 
 def draw_effects(study: Study, runs: Path, output: Path) -> None:
     """Rule `draw_effects`: what each factor changes, and what factors change together."""
-    lines, noise, results = effect_lines(study, runs)
+    # No band of noise: one for differences of two rows would be too wide for a main effect, which
+    # averages several, and too narrow for an interaction. Each line has its interval.
+    lines, results = effect_lines(study, runs)
     draw_forest(
         output,
         lines,
         title=f"{study.file.title}: {data_sentence(study)}",
         axis="change of Abs Rel (negative is better)",
-        noise=noise,
+        noise=None,
         stamp=make_stamp(results),
     )
     log.warning("figure written: %s (also .pdf)", output)

@@ -9,11 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fadepth.config import parse_config
 from fadepth.execution.tables import REFERENCES
-from fadepth.provenance import git_state
 from fadepth.report import NO_LATEX, in_order
-from fadepth.report.effects import effect_label, effects_of, read_effects
+from fadepth.report.effects import effect_label, effects_of, effects_table, read_effects
 from fadepth.report.measures import primary_of
 from fadepth.report.page import Page, PageFigure, PageTable, write_page
 from fadepth.report.pdf import find_latex, tables_pdf
@@ -64,21 +62,33 @@ FIGURES = {
 }
 
 
-def compile_tables(
-    snippets: Sequence[Path], output: Path, preset: Mapping[str, Any], origin: str
-) -> None:
-    """Rule `compile_tables`: all tables in one PDF."""
-    config = parse_config(dict(preset), origin)
-    commit, dirty = git_state(Path(__file__).parent)
-    code = f"{(commit or 'without commit')[:14]}{' with uncommitted changes' if dirty else ''}"
+def compile_tables(snippets: Sequence[Path], output: Path) -> None:
+    """Rule `compile_tables`: all tables in one PDF, stamped with what they are made of."""
+    places = {path.stem: path for path in snippets}
+    ordered = [places[name] for name in in_order(places)]
+    stamps = [stamp for path in ordered if (stamp := _stamp_of(path))]
+    said = {
+        key: ", ".join(sorted({part for s in stamps for part in str(s[key]).split(", ")}))
+        for key in ("scale", "dataset", "commit")
+    }
     tables_pdf(
-        snippets,
+        ordered,
         output,
         title="FA-Depth, repeated by fadepth: tables",
-        warning=scale_warning(config.scale),
-        stamp=f"scale {config.scale}; data {config.data.name}; code {code}",
+        warning=scale_warning(said["scale"]),
+        stamp=f"scale {said['scale']}; data {said['dataset']}; code {said['commit']}",
     )
     log.warning("tables of %d files in %s", len(snippets), output)
+
+
+def _stamp_of(snippet: Path) -> dict[str, Any] | None:
+    """Stamp of a table, from the provenance beside its LaTeX; None where there is none."""
+    try:
+        content = json.loads(snippet.with_suffix(".provenance.json").read_text(encoding="utf-8"))
+        stamp: dict[str, Any] = content["stamp"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return stamp
 
 
 def render_report(
@@ -88,8 +98,9 @@ def render_report(
     figures: Sequence[Path],
     links: Path | None,
     output: Path,
+    command: str,
 ) -> None:
-    """Rule `render_report`: one page with all tables and figures."""
+    """Rule `render_report`: one page with all tables and figures; `command` makes it again."""
     reasons = dict(left_out)
     tables: dict[str, Table] = {}
     for name, study in studies.items():
@@ -97,25 +108,30 @@ def render_report(
             reasons[name] = reason
         else:
             tables[name] = study_table(study, runs, REFERENCES)
-    first = next(iter(studies.values()))
-    config = first.config
-    commit, dirty = git_state(Path(__file__).parent)
+    shown = [PageTable(table, _files(name)) for name, table in _ordered(tables)]
+    for name in in_order(tables):
+        if studies[name].file.factors:
+            effects = effects_table(studies[name], runs)
+            shown.append(PageTable(effects, _files(effects.name, provenance=False)))
+    scale = ", ".join(sorted({study.config.scale for study in studies.values()}))
+    origins = [run for t in tables.values() for run in (t.provenance or {})["runs"].values()]
     missing = [f"{name}: {reason}" for name, reason in reasons.items()]
     if not find_latex():
         missing.append(f"tables.pdf: {NO_LATEX}")
     page = Page(
         title="The ablation study of FA-Depth, repeated",
-        scale=config.scale,
+        scale=scale,
         data=_data(studies, tables),
-        tables=[PageTable(table, _files(name)) for name, table in _ordered(tables)],
+        tables=shown,
         figures=[_figure(path) for path in figures],
         environment=_environment(runs, tables),
         supports=list(_supports(studies, tables, runs)),
-        refuses=_refuses(config.scale),
+        refuses=_refuses(scale),
         missing=missing,
         run_links=json.loads(links.read_text()) if links else {},
-        commit=commit or "without commit",
-        dirty=bool(dirty),
+        commit=", ".join(sorted({str(run["commit"] or "without commit") for run in origins})),
+        dirty=any(run["dirty"] for run in origins),
+        command=command,
     )
     write_page(page, output)
     log.warning("report of %d tables and %d figures: %s", len(tables), len(figures), output)
@@ -125,9 +141,9 @@ def _ordered(tables: Mapping[str, Table]) -> list[tuple[str, Table]]:
     return [(name, tables[name]) for name in in_order(tables)]
 
 
-def _files(name: str) -> dict[str, str]:
+def _files(name: str, provenance: bool = True) -> dict[str, str]:
     formats = {format_: f"{name}.{format_}" for format_ in ("csv", "md", "tex", "html")}
-    return formats | {"provenance": f"{name}.provenance.json"}
+    return formats | ({"provenance": f"{name}.provenance.json"} if provenance else {})
 
 
 def _figure(path: Path) -> PageFigure:
@@ -204,12 +220,12 @@ def _refuses(scale: str) -> list[str]:
         "That any number here is the paper's: its body is not public, and networks and losses are "
         "our readings of the abstract."
     ]
-    if scale == "smoke":
+    if "smoke" in scale:
         refused.append(
             "Anything on accuracy or speed: a few steps on a few tiny frames of small networks. "
             "Rows differ by chance."
         )
-    elif scale == "quick":
+    elif "quick" in scale:
         refused += [
             "Anything on KITTI, DDAD or another real street: the frames are rendered or few, the "
             "images small, the trainings short and far from converged.",

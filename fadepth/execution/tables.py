@@ -20,7 +20,11 @@ def render_table(study: Study, runs: Path, output: Path, partial: bool = False) 
     write_table(table, output)
     missing = sum(1 for row in table.rows if row.missing)
     log.warning("table written: %s (also .md, .tex, .html)", output)
-    if missing:
+    if missing == len(table.rows):
+        log.warning(
+            "nothing of %s has run with this preset: is another meant, --preset?", table.name
+        )
+    elif missing:
         log.warning("%d of %d rows lack something: the table says what", missing, len(table.rows))
 
 

@@ -36,6 +36,7 @@ def explain(folder: Path, table: str, row: str, metric: str) -> str:
     Raises:
         FadepthError: there is no such table, row or column; the nearest ones are named.
     """
+    table = Path(table).name.partition(".")[0]
     path = folder / f"{table}.provenance.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,6 +50,8 @@ def explain(folder: Path, table: str, row: str, metric: str) -> str:
     except (ValueError, KeyError, TypeError):
         raise FadepthError(f"{path} is damaged: delete it and make the table again") from None
     label = _match(row, cells, f"{table} has no row")
+    # The printed header will do as well as the CSV's.
+    metric = content.get("headers", {}).get(metric) or _header(metric, content.get("headers", {}))
     key = _match(metric, cells[label], f"row '{label}' of {table} has no column")
     return "\n".join(_lines(content, table, label, key, cells[label][key], runs))
 
@@ -65,6 +68,12 @@ def _match(given: str, known: Mapping[str, Any], problem: str) -> str:
     raise FadepthError(f"{problem} '{given}': {hint}There are {', '.join(map(repr, known))}")
 
 
+def _header(metric: str, headers: Mapping[str, str]) -> str:
+    """The column of a header written without its arrow or brackets; else the text itself."""
+    bare = {re.sub(r"[ ↓↑]+$|\s*\[.*", "", name): key for name, key in headers.items()}
+    return bare.get(metric.strip(" ↓↑"), metric)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "", name.lower())
 
@@ -78,13 +87,16 @@ def _lines(
     runs: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[str]:
     spread = f" ± {cell['std']!r}" if cell.get("std") is not None else ""
-    yield f"{table}, row '{label}', {key}: {cell['value']!r}{spread}"
+    value = cell["value"] if isinstance(cell["value"], str) else repr(cell["value"])
+    yield f"{table}, row '{label}', {key}: {value}{spread}"
     if "source" in cell:
         yield f"  reported by its authors, not run here: {cell['source']}"
         return
     stamp = content["stamp"]
+    told = [run.get("protocols", {}).get(cell["from"]) for run in runs.values()]
+    protocol = next(filter(None, told), stamp["protocol"])
     yield (
-        f"  scale {stamp['scale']}, data {stamp['dataset']}, protocol {stamp['protocol']}, "
+        f"  scale {stamp['scale']}, data {stamp['dataset']}, protocol {protocol}, "
         f"from {cell['from']}"
     )
     if "missing" in cell:

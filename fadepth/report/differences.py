@@ -32,6 +32,9 @@ ALPHA = 0.05
 #: Seeds up to which `sign_flip_p` enumerates.
 MOST_ENUMERATED = 16
 
+#: Fewer drives than this make intervals that readers wonder about.
+FEW = 6
+
 
 @dataclass(frozen=True)
 class RowDifference:
@@ -128,7 +131,7 @@ def differences(results: Results, measure: Measure, runs: Path) -> dict[str, Row
         own, plain = row.values(measure.key), base.values(measure.key)
         by_seed = {seed: own[seed] - plain[seed] for seed in sorted(own.keys() & plain.keys())}
         if by_seed:
-            found[row.label] = by_seed, _interval(base, row, measure, runs)
+            found[row.label] = by_seed, _interval_if_there(results, base, row, measure, runs)
     ps = [_p(list(by_seed.values()), interval) for by_seed, interval in found.values()]
     corrected = holm(ps)
     floors = floors_of(results, measure)
@@ -157,12 +160,25 @@ def _interval(base: RowResult, row: RowResult, measure: Measure, runs: Path) -> 
     return paired_difference(values[1] - values[0], drives)
 
 
+def _interval_if_there(
+    results: Results, base: RowResult, row: RowResult, measure: Measure, runs: Path
+) -> Difference | None:
+    try:
+        return _interval(base, row, measure, runs)
+    except FadepthError:
+        if not results.partial:
+            raise
+        return None
+
+
 def floors_of(results: Results, measure: Measure) -> dict[str, float]:
     """Noise floor of each variant's difference to the baseline row, where seeds tell one."""
-    base = list(results.row(results.study.baseline.label).values(measure.key).values())
+    plain = results.row(results.study.baseline.label).values(measure.key)
+    base = list(plain.values())
     found = {}
     for row in results.rows:
-        seeds = len(row.values(measure.key))
+        # As many as are paired, which is what a difference rests on.
+        seeds = len(row.values(measure.key).keys() & plain.keys())
         if row.row.kind == "variant" and seeds:
             floor = noise_floor(base, seeds) if len(base) > 1 else None
             if floor is not None:
@@ -185,16 +201,24 @@ def seed_notes(results: Results, measure: Measure, found: Mapping[str, RowDiffer
     """What the seeds at hand can and cannot show, for the foot of a table."""
     base = results.row(results.study.baseline.label)
     values = list(base.values(measure.key).values())
+    clusters = [d.interval.clusters for d in found.values() if d.interval]
+    few = (
+        [f"test images of {max(clusters)} drives: intervals are as wide as so few allow"]
+        if clusters and max(clusters) < FEW
+        else []
+    )
     if len(values) < 2:
         return [
             "one seed: differences may be noise, and nothing is marked as best; an interval speaks "
-            "of these trainings on other drives, not of a repetition"
+            "of these trainings on other drives, not of a repetition",
+            *few,
         ]
     spread = float(np.std(values, ddof=1))
     notes = [
+        *few,
         f"noise floor: '{base.label}' over {len(values)} seeds has standard deviation "
         f"{spread:.4f}; bold and underlined only what is better than it by more than seeds alone "
-        "do in 95 of 100 cases"
+        "do for one row and measure in 95 of 100 cases; of many, some are bold by chance",
     ]
     seeds = min((len(d.by_seed) for d in found.values()), default=0)
     if seeds and smallest_p(seeds) * len(found) > ALPHA:

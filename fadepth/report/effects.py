@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fadepth.errors import FadepthError
-from fadepth.report.differences import floors_of, images_of
+from fadepth.report.differences import images_of
 from fadepth.report.forest_figure import EffectLine
 from fadepth.report.measures import Measure, PerImage
 from fadepth.report.results import Results, make_stamp, read_results
@@ -56,7 +56,7 @@ COLUMNS = (
     Column("plain", "Without", "Without", decimals=3),
     Column("effect", "Effect", "Effect", decimals=3, spread="effect_std"),
     Column("effect_std"),
-    Column("low", "95 % from", r"95\,\% from", decimals=3),
+    Column("low", "95 % from", "95 % from", decimals=3),
     Column("high", "to", "to", decimals=3),
     Column("alone", "Effect alone", "Effect alone", decimals=3, spread="alone_std"),
     Column("alone_std"),
@@ -112,7 +112,7 @@ class Effect:
 def read_effects(study: Study, runs: Path) -> Results:
     """Robustness of the study's students: what the effects are computed from.
 
-    Measures that not all of them have (a distance to a teacher where there is none) are left out.
+    Measures that none of them has (a distance to a teacher where there is none) are left out.
 
     Raises:
         FadepthError: a run is unfinished, its `robustness.json` is missing or damaged, or the
@@ -227,13 +227,10 @@ def _table_row(study: Study, measure: Measure, effect: Effect) -> TableRow:
 # The forest plot
 
 
-def effect_lines(study: Study, runs: Path) -> tuple[list[EffectLine], float | None, Results]:
-    """Effects on Abs Rel as a forest plot draws them, the noise floor, and the runs behind them."""
+def effect_lines(study: Study, runs: Path) -> tuple[list[EffectLine], Results]:
+    """Effects on Abs Rel as a forest plot draws them, and the runs behind them."""
     results = read_effects(study, runs)
-    effects = effects_of(results, MEASURES[0], runs, 3)
-    base = results.row(study.baseline.label)
-    floors = [floor for row, floor in floors_of(results, MEASURES[0]).items() if row != base.label]
-    return list(_lines(study, effects)), max(floors, default=None), results
+    return list(_lines(study, effects_of(results, MEASURES[0], runs, 3))), results
 
 
 def _lines(study: Study, effects: Sequence[Effect]) -> Iterator[EffectLine]:

@@ -7,7 +7,7 @@ is [derived]; the paper prints rows of a table and no intervals.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,19 @@ class EffectLine:
         return f"{mean} [{signed(self.low, decimals)}, {signed(self.high, decimals)}]"
 
 
+def _ends(line: "EffectLine") -> tuple[float, ...]:
+    return tuple(end for end in (line.low, line.high) if end is not None)
+
+
 def axis_range(lines: Sequence[EffectLine], noise: float | None) -> tuple[float, float]:
     """Ends of the axis: all means, seeds, zero and the noise band; intervals as far as sensible.
 
     With two seeds, t has one degree of freedom and an interval is 12.7 standard errors to either
     side. It must not squeeze the effects: it reaches at most `SLACK` times the range of the rest
-    beyond it.
+    beyond it. With one seed intervals are all that there is beside the means, and are shown whole.
     """
+    if not any(len(line.by_seed) > 1 for line in lines):
+        lines = [replace(line, by_seed=_ends(line)) for line in lines]
     core = [0.0, noise or 0.0, -(noise or 0.0)]
     for line in lines:
         core += [line.mean, *line.by_seed]

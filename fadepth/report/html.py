@@ -163,7 +163,7 @@ def _groups(table: Table, columns: list[Column], link: Link | None) -> list[_Gro
 
 
 def _cell(row: TableRow, column: Column, classes: list[str], link: str | None) -> _Cell:
-    sort = layout.raw(row.cells.get(column.key))
+    sort = layout.raw(row.cells.get(column.sort or column.key))
     title = row.missing.get(column.key)
     printed, words = layout.number(row, column), layout.text(row, column)
     if printed is None and words is None:

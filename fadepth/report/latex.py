@@ -179,12 +179,14 @@ def escape_latex_header(text: str) -> str:
 def latex_text(table: Table) -> str:
     """Write a `table` environment that needs booktabs only; the caption holds the warning.
 
+    A wide table is a `table*`, which goes over both columns of a page where there are two.
     Companions follow as environments of their own.
     """
     columns = [column for column in table.columns if column.latex is not None]
+    environment = "table*" if len(columns) >= _WIDE else "table"
     lines = [
         r"% \usepackage{booktabs}",
-        r"\begin{table}",
+        rf"\begin{{{environment}}}",
         r"\centering",
         rf"\caption{{{_caption(table)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', table.name)}}}",
@@ -199,7 +201,8 @@ def latex_text(table: Table) -> str:
     ]
     notes = (*layout.notes(table, columns), layout.origin(table))
     printed = " ".join(escape_latex(layout.sentence(note)) for note in notes)
-    lines += ["", rf"\par\medskip\parbox{{\linewidth}}{{\footnotesize {printed}}}", r"\end{table}"]
+    lines += ["", rf"\par\medskip\parbox{{\linewidth}}{{\footnotesize {printed}}}"]
+    lines.append(rf"\end{{{environment}}}")
     return "\n".join(["\n".join(lines) + "\n", *map(latex_text, table.companions)])
 
 

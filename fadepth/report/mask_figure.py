@@ -55,7 +55,9 @@ REACH = 1 / 50
 #: A step of the camera below this, metres, is none.
 STANDING = 0.05
 SIZES: dict[DataSet, Size] = {"street": (192, 624), "kitti": (192, 640), "ddad": (384, 608)}
-LEFT_OUT = np.array([0.90, 0.10, 0.35])
+LEFT_OUT, BRIGHT = np.array([0.90, 0.10, 0.35]), np.array([1.0, 0.65, 0.70])
+#: Pixels from one bright stripe to the next; a quarter of it is bright.
+STRIPES = 12
 UNKNOWN = 0.55
 ROWS = (
     "input",
@@ -372,9 +374,12 @@ def predicted(source: Source, model: Path) -> Source:
 
 
 def marked(image: Picture, left_out: Mask) -> Picture:
-    """The image in grey, with what a mask leaves out in red."""
+    """The image in grey, with what a mask leaves out in red and bright stripes, for grey prints."""
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1)
-    return np.where(left_out[..., None], 0.25 * grey + 0.75 * LEFT_OUT, grey)
+    red = 0.25 * grey + 0.75 * LEFT_OUT
+    rows, columns = np.indices(left_out.shape)
+    stripe: Mask = np.asarray((rows + columns) % STRIPES < STRIPES // 4)
+    return np.where(left_out[..., None], np.where(stripe[..., None], BRIGHT, red), grey)
 
 
 def coloured(values: Picture, known: Mask, colormap: str) -> Picture:

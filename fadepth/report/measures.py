@@ -202,7 +202,7 @@ def _grid(study: Study) -> list[Measure]:
 
 
 def _no_own_file(study: Study) -> list[Measure]:
-    # Costs are measured for all rows in one go, side by side (`fadepth.report.costs`).
+    # Costs are measured for all rows in one go, side by side (`fadepth.execution.costs`).
     return []
 
 

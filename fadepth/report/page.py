@@ -71,7 +71,8 @@ class Page:
         supports, refuses: sentences on what these numbers show and what they do not.
         missing: sentences on what could not be made, and why.
         run_links: run id -> address of its MLflow run; may be empty.
-        commit, dirty: of the code that makes the page.
+        commit, dirty: of the code that trained; several commits are joined by a comma.
+        command: makes the page again.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Page:
     run_links: Mapping[str, str]
     commit: str
     dirty: bool
+    command: str = "snakemake --cores 8 reports/all"
 
 
 def write_page(page: Page, path: Path) -> None:

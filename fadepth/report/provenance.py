@@ -3,9 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fadepth.report.reference import Reference
 from fadepth.report.results import Results, RowResult, RunResult
-from fadepth.report.table import Stamp, TableRow
+from fadepth.report.table import Column, Stamp, TableRow
+
+#: Columns about the difference to the baseline row.
+_DIFFERENCE = (
+    "difference_95", "difference", "difference_low", "difference_high", "p", "p_holm",
+    "noise_floor", "verdict",
+)  # fmt: skip
+
+#: Cells of a published row that are no values.
+_WORDS = ("row", "kind", "size", "supervision", "source")
 
 #: What a run's manifest says that can change a number, or helps to find it again.
 _KEYS = (
@@ -15,18 +23,19 @@ _KEYS = (
 
 
 def table_provenance(
-    results: Results, rows: Sequence[TableRow], published: Sequence[Reference], stamp: Stamp
+    results: Results, rows: Sequence[TableRow], columns: Sequence[Column], stamp: Stamp
 ) -> dict[str, Any]:
     """JSON beside a table: `cells` row -> column -> runs and values; `runs` id -> origin."""
     cells: dict[str, Any] = {}
     for row, shown in zip(results.rows, rows, strict=False):
         cells[row.label] = _cells(results, row, shown)
-    for reference in published:
-        if reference.kind == "reported":
-            cells[reference.row] = {
-                key: {"value": value, "source": reference.source}
-                for key, value in reference.values.items()
-            }
+    for published in rows[len(results.rows) :]:
+        # Rows that others print: nothing of ours is behind them.
+        values = {k: value for k, value in published.cells.items() if k not in _WORDS}
+        source = published.cells["source"]
+        cells[str(published.cells["row"])] = {
+            key: {"value": value, "source": source} for key, value in values.items()
+        }
     return {
         "table": results.study.file.table,
         "stamp": {
@@ -36,6 +45,7 @@ def table_provenance(
             "protocol": stamp.protocol,
             "commit": stamp.commit,
         },
+        "headers": {c.markdown: c.key for c in columns if c.markdown and not c.group},
         "cells": cells,
         "runs": {run.run.id: _run(run) for row in results.rows for run in row.runs},
     }
@@ -55,11 +65,11 @@ def _cells(results: Results, row: RowResult, shown: TableRow) -> dict[str, Any]:
             "from": measure.file,
         }
         found[measure.key] = cell | ({"missing": missing} if missing else {})
-    if "difference" in shown.cells:
-        base = results.row(results.study.baseline.label)
-        both = [r.run.id for r in (*row.runs, *base.runs)]
-        found["difference_95"] = {
-            "value": shown.cells["difference_95"],
+    base = results.row(results.study.baseline.label)
+    both = [r.run.id for r in (*row.runs, *base.runs)]
+    for key in _DIFFERENCE if "difference" in shown.cells else ():
+        found[key] = {
+            "value": shown.cells.get(key),
             "std": None,
             "runs": dict.fromkeys(both),
             "from": "per image, against the baseline row",
@@ -80,6 +90,9 @@ def _run(result: RunResult) -> dict[str, Any]:
     found["seed"] = result.run.seed
     found["device"] = (manifest.get("environment") or {}).get("device")
     found["torch"] = (manifest.get("environment") or {}).get("torch")
-    found["model_sha256"] = result.evaluation.get("model_sha256")
+    weights = [e["model_sha256"] for e in result.evaluations.values() if e.get("model_sha256")]
+    found["model_sha256"] = weights[0] if weights else None
+    protocols = {name: e["protocol"] for name, e in result.evaluations.items()}
+    found["protocols"] = protocols
     found["status"] = manifest.get("status", "not trained")
     return found

@@ -39,16 +39,21 @@ class RunResult:
     Attributes:
         run: as the study resolves it.
         manifest: content of `manifest.json`; empty where the run was never started.
-        evaluation: content of the file of the first measure that says protocol and images.
+        evaluations: content of every file that says a protocol, by its name.
         values: measure key -> number.
         problems: measure key -> why there is none, in two or three words.
     """
 
     run: Run
     manifest: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, float]
     problems: Mapping[str, str]
+
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """That of the first measure; empty where nothing was evaluated."""
+        return next(iter(self.evaluations.values()), {})
 
 
 @dataclass(frozen=True)
@@ -177,19 +182,36 @@ def _read(run: Run, measures: Sequence[Measure], runs: Path, partial: bool) -> R
         try:
             if measure.file not in files:
                 files[measure.file] = None
-                again = f"delete it and run the workflow again for {run.id}"
-                files[measure.file] = read_json(folder / measure.file, (), again)
+                files[measure.file] = _measured(run, folder / measure.file)
             values[measure.key] = _number(files[measure.file], measure, folder / measure.file, run)
         except FadepthError:
             if not partial:
                 raise
             problems[measure.key] = "not evaluated"
-    said = [files[m.file] for m in own if (files.get(m.file) or {}).get("protocol")]
-    return RunResult(run, manifest, (said[0] if said else None) or {}, values, problems)
+    evaluations = {
+        m.file: content for m in own if (content := files.get(m.file)) and "protocol" in content
+    }
+    return RunResult(run, manifest, evaluations, values, problems)
+
+
+def _measured(run: Run, path: Path) -> dict[str, Any]:
+    """Content of a file of measurements; of this run, or none."""
+    content = read_json(path, (), f"delete it and run the workflow again for {run.id}")
+    if content.get("run_id", run.id) != run.id:
+        raise FadepthError(
+            f"{path} is of run {content['run_id']}: delete it and run the workflow again"
+        )
+    return content
 
 
 def _manifest(run: Run, folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / "manifest.json", _MANIFEST_KEYS, f"train {run.id} again")
+    again = f"run the workflow for {run.id}, or name another preset with --preset"
+    manifest = read_json(folder / "manifest.json", _MANIFEST_KEYS, again)
+    if manifest["run_id"] != run.id:
+        raise FadepthError(
+            f"{folder / 'manifest.json'} is of run {manifest['run_id']}: delete the folder and run "
+            "the workflow again"
+        )
     if manifest["status"] != "finished":
         raise FadepthError(
             f"{folder / 'manifest.json'} says '{manifest['status']}', not 'finished': "
@@ -246,7 +268,7 @@ def make_stamp(results: Results) -> Stamp:
         scale=_joined([r.manifest["scale"] for r in runs]) or config.scale,
         seeds=tuple(sorted({r.run.seed for r in trained if r.manifest})),
         dataset=_joined([r.manifest["dataset"] for r in runs]) or config.data.name,
-        protocol=_joined([p for r in runs if (p := r.evaluation.get("protocol"))])
+        protocol=_joined([e["protocol"] for r in runs for e in r.evaluations.values()])
         or config.evaluation.protocol,
         commit=_joined(commits) + (" with uncommitted changes" if changed else ""),
     )

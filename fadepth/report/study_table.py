@@ -1,9 +1,11 @@
 """A study's table: one line a row, with its noise, its differences, and published rows."""
 
+import difflib
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol
 from fadepth.report.comparison import Ours, comparison_table
 from fadepth.report.differences import (
@@ -49,27 +51,29 @@ def study_table(
     results = read_results(study, measures_of(study), runs, costs=costs, partial=partial)
     primary = primary_of(study)
     found = differences(results, primary, runs)
-    published = applicable_references(results, references)
+    printed = checked_references(study, references)
+    published = applicable_references(results, printed)
     rows = [_row(results, row, found.get(row.label)) for row in results.rows]
-    rows += [_reported(reference) for reference in published if reference.kind == "reported"]
-    rows += [_reported(reference) for reference in published if _speaks_in_words(reference)]
+    rows += _reported_rows(published)
     stamp = make_stamp(results)
+    columns = _columns(results, published, found)
     table = Table(
         name=study.file.table,
         title=f"{study.file.title}: {data_sentence(study)}",
-        columns=_columns(results, published, found),
+        columns=columns,
         rows=tuple(rows),
         stamp=stamp,
         notes=tuple(_notes(results, published, found)),
         headings=_headings(rows),
         noise=noise_of(results),
-        provenance=table_provenance(results, rows, published, stamp),
+        provenance=table_provenance(results, rows, columns, stamp),
     )
     companion = comparison_table(
         table,
         [reference for reference in published if reference.kind == "paper"],
         _ours(results),
         baseline=study.baseline.label,
+        size=f"{study.config.data.height}x{study.config.data.width}",
     )
     if companion is None:
         return table
@@ -91,17 +95,35 @@ def data_sentence(study: Study) -> str:
 # Published values
 
 
-def applicable_references(results: Results, folder: Path) -> list[Reference]:
+def checked_references(study: Study, folder: Path) -> list[Reference]:
+    """All published rows of a table; what is mistyped is told at every scale.
+
+    Raises:
+        FadepthError: names file, line and column, or the row of the paper that the study lacks.
+    """
+    path = folder / f"{study.file.table}.csv"
+    found = read_references(path)
+    # A factorial's labels are its rows; rows that this preset leaves out are rows all the same.
+    known = {row.label for row in study.rows} | {row.label for row in study.file.rows}
+    for reference in found:
+        if reference.kind == "paper" and reference.row not in known and reference.values:
+            near = difflib.get_close_matches(reference.row, sorted(known), n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(known))}"
+            raise FadepthError(f"{path} has numbers for '{reference.row}', no row of ours: {hint}")
+    return found
+
+
+def applicable_references(results: Results, found: Sequence[Reference]) -> list[Reference]:
     """Published rows on the same data, images and protocol; none beside smoke and quick tables."""
     study = results.study
     if study.config.scale != "full" or study.config.data.source == "synthetic":
         return []
-    if any(r.evaluation.get("is_published_list") is False for r in results.runs):
+    said = [e for r in results.runs for e in r.evaluations.values()]
+    if any(evaluation.get("is_published_list") is False for evaluation in said):
         return []
     protocol = study.config.evaluation.protocol
     if study.file.evaluated_on:
         protocol = study.config.benchmarks[study.file.evaluated_on].protocol
-    found = read_references(folder / f"{study.file.table}.csv")
     if study.file.benchmarks:
         # Keys say which benchmark a value is of (`make3d.abs_rel`).
         protocols = {study.config.benchmarks[name].protocol for name in study.file.benchmarks}
@@ -116,9 +138,32 @@ def _speaks_in_words(reference: Reference) -> bool:
     )
 
 
-def _reported(reference: Reference) -> TableRow:
+def _reported_rows(published: Sequence[Reference]) -> list[TableRow]:
+    """Rows that others print, each with a label of its own: cells are found by it."""
+    shown = [r for r in published if r.kind == "reported" or _speaks_in_words(r)]
+    names = [published_label(reference, shown) for reference in shown]
+    return [_reported(r, name) for r, name in zip(shown, names, strict=True)]
+
+
+def published_label(reference: Reference, among: Sequence[Reference]) -> str:
+    """The row's name, with what tells it from others of that name; the paper's says so."""
+    if reference.kind == "paper":
+        return f"{reference.row} [paper]"
+    alike = [r for r in among if r.row == reference.row and r.kind == reference.kind]
+    if len(alike) == 1:
+        return reference.row
+    told = [reference.supervision, reference.size, str(reference.values.get("device", ""))]
+    own = [
+        text
+        for place, text in enumerate(told)
+        if len({(r.supervision, r.size, str(r.values.get("device", "")))[place] for r in alike}) > 1
+    ]
+    return f"{reference.row} ({', '.join(filter(None, own))})"
+
+
+def _reported(reference: Reference, label: str) -> TableRow:
     group = REPORTED if reference.kind == "reported" else PRINTED
-    cells: dict[str, Cell] = {"row": reference.row, "kind": reference.kind}
+    cells: dict[str, Cell] = {"row": label, "kind": reference.kind}
     cells |= {"size": reference.size, "supervision": reference.supervision}
     cells |= dict(reference.values) | {"source": reference.source}
     return TableRow(cells, kind="reported", group=group)
@@ -147,7 +192,8 @@ def _ours(results: Results) -> dict[str, dict[str, Ours]]:
 
 
 def _row(results: Results, row: RowResult, difference: RowDifference | None) -> TableRow:
-    cells: dict[str, Cell] = {"row": row.label, "kind": row.row.kind, "seeds": len(row.runs)}
+    read = len([r for r in row.runs if r.values])
+    cells: dict[str, Cell] = {"row": row.label, "kind": row.row.kind, "seeds": read}
     cells |= dict(row.row.factors) | _shown(results.study, row)
     missing = {}
     for measure in results.measures:
@@ -168,13 +214,20 @@ def _row(results: Results, row: RowResult, difference: RowDifference | None) -> 
         "scale": data[0]["scale"] if data else config.scale,
         "dataset": data[0]["dataset"] if data else config.data.name,
         "size": f"{config.data.height}x{config.data.width}",
-        "supervision": "M" if row.row.kind in ("variant", "teacher") else "",
+        "supervision": _supervision(row),
         "protocol": said[0]["protocol"] if said else None,
         "images": said[0].get("images") if said else None,
         "run_ids": " ".join(r.run.id for r in row.runs),
     }
     group = {"variant": "variants", "official": OFFICIAL}.get(row.row.kind, "others")
     return TableRow(cells, kind=row.row.kind, group=group, missing=missing)
+
+
+def _supervision(row: RowResult) -> str:
+    """As published tables have it: monocular video, and with a teacher M+T."""
+    if row.row.kind not in ("variant", "teacher"):
+        return ""
+    return "M+T" if any(r.run.teacher for r in row.runs) else "M"
 
 
 def _shown(study: Study, row: RowResult) -> dict[str, Cell]:
@@ -262,7 +315,10 @@ def _columns(
     ]
     if found:
         name = spoken_name(primary_of(study).column)
-        columns.append(Column("difference_95", f"Δ {name} [95 %]", rf"$\Delta$ {name} [95 %]"))
+        title = f"{name} [95 %]"
+        columns.append(
+            Column("difference_95", f"Δ {title}", rf"$\Delta$ {title}", sort="difference")
+        )
         columns.append(Column("verdict", "Verdict", "Verdict"))
     hidden = [column.spread for column in measured if column.spread]
     hidden += ["difference", "difference_low", "difference_high", "p", "p_holm", "noise_floor"]
@@ -338,6 +394,10 @@ def _notes(
             "reported rows are copied from their authors' files (source in the CSV); best and "
             "second among them are their own"
         )
+        notes.append(
+            "train: M monocular video, S stereo, MS both, +T with a teacher, +pseudo with the "
+            "labels of a large model"
+        )
     elif not published and study.config.scale != "full":
         notes.append("published numbers are left out: they are of other data and budgets")
     own = [*study.file.notes, *study.left_out]
@@ -346,10 +406,14 @@ def _notes(
 
 def _image_notes(results: Results) -> list[str]:
     notes = []
-    used = [r.evaluation for r in results.runs if r.evaluation]
-    if used and used[0].get("is_published_list") is False:
-        images, published = (used[0][key] for key in ("images", "images_published"))
-        notes.append(f"{images} images, not the {published} of the published list")
+    short = {
+        f"{e['images']} images of {e['protocol']}, not the {e['images_published']} of the "
+        "published list"
+        for r in results.runs
+        for e in r.evaluations.values()
+        if e.get("is_published_list") is False
+    }
+    notes += sorted(short)
     study = results.study
     for name in (*study.file.benchmarks, *filter(None, [study.file.evaluated_on])):
         settings = study.config.benchmarks[name]

@@ -39,6 +39,7 @@ class Column:
     `latex` is LaTeX source whose text outside `$...$` is escaped by the writer. `decimals` is None
     for text; in a column with decimals a cell of text ("> 500") is printed as it is and never
     ranked. `spread` names the column printed behind the value as its +- (standard deviation).
+    `sort` names the column by whose values a column of text is sorted ("+0.01 [..]" by a number).
     `group` is a heading over neighbouring columns that share it ("dark input"). Only columns with
     a `direction` have a best. HTML takes the header of Markdown.
     """
@@ -50,6 +51,7 @@ class Column:
     decimals: int | None = None
     spread: str | None = None
     group: str = ""
+    sort: str | None = None
 
 
 @dataclass(frozen=True)

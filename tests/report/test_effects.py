@@ -94,14 +94,13 @@ def test_damaged_measurement_is_named(made: tuple[Study, Path]) -> None:
 
 
 def test_lines_of_the_forest_plot_are_the_tables_numbers(made: tuple[Study, Path]) -> None:
-    lines, noise, _ = effect_lines(*made)
+    lines, _ = effect_lines(*made)
     table = effects_table(*made)
     assert [line.group for line in lines] == ["main effects"] * 3 + ["interactions"] * 4
     for line in lines:
         row = cells(table, line.label)
         assert (line.mean, line.low, line.high) == (row["effect"], row["low"], row["high"])
         assert len(line.by_seed) == 3
-    assert noise == pytest.approx(0)  # the plain row has no noise here
 
 
 def test_one_seed_has_no_verdict(tmp_path: Path) -> None:
@@ -109,8 +108,7 @@ def test_one_seed_has_no_verdict(tmp_path: Path) -> None:
     write_runs(study, tmp_path, abs_rel)
     table = effects_table(study, tmp_path)
     assert {row.cells["verdict"] for row in table.rows} == {"one seed"}
-    lines, noise, _ = effect_lines(study, tmp_path)
-    assert noise is None
+    lines, _ = effect_lines(study, tmp_path)
     assert {line.note for line in lines} == {"one seed: these trainings only"}
 
 

@@ -167,7 +167,7 @@ def test_axis_range_holds_all_that_must_be_seen():
         half = abs(rng.normal(0, 10.0 ** rng.uniform(-4, 2), count))
         noise = None if rng.random() < 0.5 else float(abs(rng.normal(0, 0.1)))
         lines = [
-            EffectLine("", float(m), float(m - h), float(m + h), "", "", (float(m),))
+            EffectLine("", float(m), float(m - h), float(m + h), "", "", (float(m), float(m)))
             for m, h in zip(means, half, strict=True)
         ]
         low, high = axis_range(lines, noise)
@@ -176,6 +176,10 @@ def test_axis_range_holds_all_that_must_be_seen():
         assert high - low <= 1.12 * 2.5 * (max(must) - min(must)) + 1e-12
     low, high = axis_range([EffectLine("", 0.0, None, None, "", "", ())], None)
     assert low < 0 < high
+    # With one seed nothing but intervals tells of the uncertainty: they are not cut.
+    low, high = axis_range([EffectLine("", 0.001, -3.0, 2.0, "", "", ())], None)
+    assert low < -3
+    assert high > 2
 
 
 @pytest.mark.parametrize("scale", ["smoke", "quick", "full"])

@@ -171,10 +171,13 @@ def test_panels_mark_what_is_left_out(street: Source) -> None:
 
 
 def test_marked() -> None:
-    image = np.array([[[0.2, 0.4, 0.6], [0.2, 0.4, 0.6]]])
-    grey, red = marked(image, np.array([[False, True]]))[0]
+    image = np.tile([0.2, 0.4, 0.6], (1, 12, 1))
+    grey, stripe, *_, red = marked(image, np.arange(12)[None] > 0)[0]
     assert grey == pytest.approx([0.4] * 3)
     assert red == pytest.approx(0.1 + 0.75 * LEFT_OUT)
+    # In grey prints red is as dark as the street: stripes of another brightness tell it.
+    luminance = np.array([0.2126, 0.7152, 0.0722])
+    assert stripe @ luminance > red @ luminance + 0.3
 
 
 def test_a_run_gives_depth_and_motion(street: Source, model: Path) -> None:

@@ -182,7 +182,7 @@ def test_partial_table_says_which_cell_lacks_what(
     (runs / unmeasured / "metrics.json").unlink()
     for run in rows["+ ETM + APX"].runs:
         shutil.rmtree(runs / run.id)
-    with pytest.raises(FadepthError, match="does not exist: train"):
+    with pytest.raises(FadepthError, match="does not exist: run the workflow"):
         study_table(study, runs, tmp_path)
     table = study_table(study, runs, tmp_path, partial=True)
     missing = {str(row.cells["row"]): row.missing.get("abs_rel") for row in table.rows}
@@ -266,6 +266,26 @@ def test_a_run_of_another_kind_is_refused(made: tuple[Study, Path, Table]) -> No
         study_table(study, runs, runs)
 
 
+def test_a_folder_of_another_run_is_refused(made: tuple[Study, Path, Table]) -> None:
+    """Copied by hand, say: the mean would be of the wrong network."""
+    study, runs, _ = made
+    one, other = study.rows[0].runs[2], study.rows[1].runs[0]
+    shutil.rmtree(runs / other.id)
+    shutil.copytree(runs / one.id, runs / other.id)
+    with pytest.raises(FadepthError, match=f"is of run {one.id}: delete the folder"):
+        study_table(study, runs, runs)
+
+
+def test_partial_table_lives_without_images(made: tuple[Study, Path, Table]) -> None:
+    study, runs, _ = made
+    (runs / study.rows[3].runs[1].id / "per_image.csv").unlink()
+    with pytest.raises(FadepthError, match=r"per_image\.csv cannot be read"):
+        study_table(study, runs, runs)
+    row = cells(study_table(study, runs, runs, partial=True), "+ APX")
+    assert row["difference"] == pytest.approx(-0.05)
+    assert "difference_low" not in row
+
+
 def test_an_image_that_is_there_twice_is_told(made: tuple[Study, Path, Table]) -> None:
     study, runs, _ = made
     path = runs / study.rows[1].runs[0].id / "per_image.csv"
@@ -312,6 +332,14 @@ def test_why_explains_a_cell(made: tuple[Study, Path, Table], tmp_path: Path) ->
         assert "row '+ ETM + APX', abs_rel: 0.25" in text
         assert text.count("weights (sha256)") == 3
         assert "2023-11-14 22:13:20 UTC, took 100 s" in text
+
+
+def test_why_understands_printed_headers(made: tuple[Study, Path, Table], tmp_path: Path) -> None:
+    write_table(made[2], tmp_path / "table_ablation.csv")
+    for given, key in (("δ₁", "delta_1"), ("Abs Rel ↓", "abs_rel"), ("Δ Abs Rel", "difference_95"),
+                       ("difference", "difference"), ("verdict", "verdict")):  # fmt: skip
+        assert f"'+ APX', {key}: " in explain(tmp_path, "table_ablation", "+ APX", given)
+    assert "'+ APX', abs_rel" in explain(tmp_path, "reports/table_ablation.csv", "+ APX", "abs_rel")
 
 
 @pytest.mark.parametrize(
@@ -436,6 +464,45 @@ def test_filled_in_numbers_of_the_paper_appear_with_verdicts(kitti: Any, tmp_pat
     }  # fmt: skip
     # Of three pairs: APX beats the plain row and ETM here as there; plain and ETM tie here.
     assert any("2 of 3 orderings hold" in note for note in companion.notes)
+
+
+def test_mistyped_numbers_of_the_paper_are_told_at_every_scale(tmp_path: Path) -> None:
+    study = study_of(scale="smoke")
+    write_runs(study, tmp_path / "runs", abs_rel)
+    text = (PAPER / "table_ablation.csv").read_text()
+    header = text.splitlines()[0].split(",")
+    row = dict.fromkeys(header, "") | {"row": "+APX", "kind": "paper", "data": "kitti"}
+    row |= {"protocol": "kitti_eigen_raw", "abs_rel": "0.1", "source": "arXiv 2405.10885"}
+    (tmp_path / "table_ablation.csv").write_text(text + ",".join(row.values()) + "\n")
+    with pytest.raises(FadepthError, match=r"no row of ours: did you mean '\+ APX'"):
+        study_table(study, tmp_path / "runs", tmp_path)
+    (tmp_path / "table_ablation.csv").write_text(text.replace("+ APX,paper", "+ APX,papr"))
+    with pytest.raises(FadepthError, match="papr"):
+        study_table(study, tmp_path / "runs", tmp_path)
+
+
+def test_every_published_cell_has_a_place_of_its_own(kitti: Any) -> None:
+    """Two rows of one name would answer for each other."""
+    for name in ("kitti", "complexity", "kitti_highres"):
+        study, runs = kitti(name)
+        table = study_table(study, runs, PAPER, partial=True)
+        labels = [row.cells["row"] for row in table.rows]
+        assert len(labels) == len(set(labels))
+        told = (table.provenance or {})["cells"]
+        for row in table.rows:
+            if row.kind == "reported" and "abs_rel" in row.cells:
+                assert told[row.cells["row"]]["abs_rel"]["value"] == row.cells["abs_rel"]
+        if name == "complexity":
+            bound = cells(table, "SmallDepth [paper]")
+            assert (bound["params_m"], bound["fps"]) == ("about 2", "> 500")
+            assert "SmallDepth" in told
+
+
+def test_students_of_a_teacher_say_so(kitti: Any) -> None:
+    study, runs = kitti("kitti")
+    table = study_table(study, runs, PAPER)
+    assert cells(table, "SmallDepth")["supervision"] == "M"
+    assert cells(table, "+ ETM + pyramid loss + APX")["supervision"] == "M+T"
 
 
 def test_every_row_of_the_paper_is_one_of_ours() -> None:

@@ -224,6 +224,7 @@ SMALL: dict[str, Any] = {
     "seeds": [1],
     "data": {"height": 64, "width": 96, "ddad": {"cameras": ["CAMERA_01", "CAMERA_05"]}},
     "student": {"width": 0.25},
+    "loss": {"pyramid": {"levels": 2}},
     "training": {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "workers": 0},
     "evaluation": {"panels": 1},
 }

@@ -20,6 +20,7 @@ from fadepth.cli import load_preset
 from fadepth.config import find_benchmark, parse_config
 from fadepth.data.prepare import benchmark_identity, benchmark_place
 from fadepth.errors import FadepthError
+from fadepth.evaluation.protocols import find_protocol
 from fadepth.fingerprint import code_fingerprint
 from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
@@ -197,6 +198,11 @@ def rows_of(study):
         "rows": [[row.label, row.kind, [run.id for run in row.runs]] for row in study.rows],
         "code": code_fingerprint(REPORT_CODE),
         "templates": template_digest(),
+        # Words of the preset and of protocols that tables print.
+        "titles": [
+            [name, settings.title, find_protocol(settings.protocol).title]
+            for name, settings in study.config.benchmarks.items()
+        ],
     }
 
 

@@ -95,15 +95,18 @@ rule measure_costs:
         costs="reports/costs/{table}.json",
     log:
         "logs/measure_costs/{table}.log",
-    threads: 1
+    # All of them, so that nothing else runs; the networks are timed on one.
+    threads: workflow.cores
     resources:
         train_slot=TRAIN_SLOTS,
         gpu=GPU,
     params:
-        code=code_fingerprint(("evaluation/latency.py", "evaluation/complexity.py")),
+        code=code_fingerprint(
+            ("evaluation/latency.py", "evaluation/complexity.py", "execution/costs.py")
+        ),
     shell:
         "{FADEPTH} costs {wildcards.table} --output {output.costs:q} {FLAGS}"
-        " --threads {threads} --log {log:q}"
+        " --threads 1 --log {log:q}"
 
 
 rule evaluate_benchmark:

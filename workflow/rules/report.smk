@@ -24,6 +24,7 @@ rule render_report:
     """Gather all tables and figures on one page that needs no network."""
     input:
         tables=expand("reports/{table}.csv", table=ALL_TABLES),
+        effects=expand("reports/effects_{study}.csv", study=FACTORIAL_STUDIES),
         figures=REPORT_FIGURES,
         links=rules.link_runs.output.links,
     output:

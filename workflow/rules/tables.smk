@@ -47,9 +47,10 @@ rule compile_tables:
     """Set all tables as one PDF; needs LaTeX."""
     input:
         latex=expand("reports/{table}.tex", table=ALL_TABLES),
+        stamps=expand("reports/{table}.provenance.json", table=ALL_TABLES),
     output:
         pdf="reports/tables.pdf",
     log:
         "logs/compile_tables.log",
     shell:
-        "{FADEPTH} pdf {input.latex:q} --output {output.pdf:q} {FLAGS} --log {log:q}"
+        "{FADEPTH} pdf {input.latex:q} --output {output.pdf:q} --log {log:q}"
