@@ -179,25 +179,28 @@ def escape_latex_header(text: str) -> str:
 def latex_text(table: Table) -> str:
     """Write a `table` environment that needs booktabs only; the caption holds the warning.
 
-    A wide table is a `table*`, which goes over both columns of a page where there are two.
+    A wide table is a `table*`, which goes over both columns of a page where there are two, and is
+    made smaller where it would not fit even there; for that it needs graphicx as well.
     Companions follow as environments of their own.
     """
     columns = [column for column in table.columns if column.latex is not None]
-    environment = "table*" if len(columns) >= _WIDE else "table"
+    wide = len(columns) >= _WIDE
+    environment = "table*" if wide else "table"
     lines = [
-        r"% \usepackage{booktabs}",
+        r"% \usepackage{booktabs,graphicx}" if wide else r"% \usepackage{booktabs}",
         rf"\begin{{{environment}}}",
         r"\centering",
         rf"\caption{{{_caption(table)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9:-]+', '-', table.name)}}}",
         *_size(columns),
+        *([r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"] if wide else []),
         rf"\begin{{tabular}}{{{''.join(_alignments(table, columns))}}}",
         r"\toprule",
         *_heads(columns),
         r"\midrule",
         *_body(table, columns),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}" + ("}" if wide else ""),
     ]
     notes = (*layout.notes(table, columns), layout.origin(table))
     printed = " ".join(escape_latex(layout.sentence(note)) for note in notes)
