@@ -454,7 +454,7 @@ def draw_masks(name: DataSet, output: Path, data: Path, model: Path | None = Non
     for row, label in enumerate(ROWS):
         grid[row, 0].set_ylabel(label, fontsize=10, rotation=0, ha="right", va="center")
     figure.supxlabel(
-        "Red, striped: left out, with its share of the pixels that have depth (ego vehicle: of all).",
+        "Striped red: left out, with its share of the pixels with depth (ego vehicle: of all).",
         fontsize=10,
     )
     with atomic_path(output) as temporary:
