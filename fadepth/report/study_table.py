@@ -164,7 +164,9 @@ def published_label(reference: Reference, among: Sequence[Reference]) -> str:
 def _reported(reference: Reference, label: str) -> TableRow:
     group = REPORTED if reference.kind == "reported" else PRINTED
     cells: dict[str, Cell] = {"row": label, "kind": reference.kind}
-    cells |= {"size": reference.size, "supervision": reference.supervision}
+    # How the paper trained is our reading [derived], and not printed as its own.
+    trained = reference.supervision if reference.kind == "reported" else ""
+    cells |= {"size": reference.size, "supervision": trained}
     cells |= dict(reference.values) | {"source": reference.source}
     return TableRow(cells, kind="reported", group=group)
 
