@@ -30,13 +30,13 @@ from fadepth.run import (
 )
 from fadepth.study import (
     Study,
-    load_study_file,
     resolve_all,
     resolve_and_leave_out,
     resolve_study,
     unique_runs,
     variants,
 )
+from fadepth.study_file import load_study_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "fadepth"
