@@ -21,7 +21,12 @@ from fadepth.config import (
     merge,
     parse_config,
 )
-from fadepth.data.prepare import benchmark_identity, benchmark_root, data_identity
+from fadepth.data.prepare import (
+    benchmark_identity,
+    benchmark_place,
+    benchmark_root,
+    data_identity,
+)
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol, protocol_names
 from fadepth.run import TRAINED, Baseline, Run, RunKind, slug_of, teacher_slug
@@ -109,7 +114,7 @@ def missing_benchmark(study: Study, base: Path) -> str | None:
 
     Only what tells without opening data: the preset's entry, its list of frames, its folder.
     """
-    for name in (*study.file.benchmarks, *filter(None, [study.file.evaluated_on])):
+    for name in study.file.all_benchmarks:
         try:
             settings = find_benchmark(study.config, name)
             benchmark_identity(settings, base)
@@ -118,6 +123,17 @@ def missing_benchmark(study: Study, base: Path) -> str | None:
         root = benchmark_root(settings, base)
         if not (settings.synthetic or settings.frames or root.is_dir()):
             return f"{study.file.table} needs the folder {root}, which does not exist"
+    return None
+
+
+def config_with_benchmark(
+    studies: Iterable[Study], name: str, place: str, base: Path
+) -> Config | None:
+    """Settings of the first study with a benchmark of that name there (`benchmark_place`)."""
+    for study in studies:
+        settings = study.config.benchmarks.get(name)
+        if settings and benchmark_place(settings, base) == place:
+            return study.config
     return None
 
 

@@ -123,6 +123,11 @@ class StudyFile(Settings):
         return self
 
     @property
+    def all_benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks that its table shows in one way or the other."""
+        return (*self.benchmarks, *((self.evaluated_on,) if self.evaluated_on else ()))
+
+    @property
     def plain(self) -> dict[str, str]:
         """The plain (first) level of every factor."""
         return {name: next(iter(factor.levels)) for name, factor in self.factors.items()}

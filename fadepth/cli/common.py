@@ -15,10 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from fadepth.config import Config, load_yaml, merge
-from fadepth.data.prepare import benchmark_place
 from fadepth.errors import FadepthError
 from fadepth.run import Run
-from fadepth.study import Study, resolve_all, resolve_and_leave_out, unique_runs
+from fadepth.study import (
+    Study,
+    config_with_benchmark,
+    resolve_and_leave_out,
+    unique_runs,
+)
 
 log = logging.getLogger("fadepth")
 
@@ -106,9 +110,16 @@ def snakemake_call(target: str, presets: list[Path] | None, override: str) -> st
     return shlex.join(words)
 
 
+def load_all_studies(
+    presets: list[Path] | None, override: str
+) -> tuple[dict[str, Study], dict[str, str]]:
+    """Every study of `ablations/` on the preset, and tables that it has no data for."""
+    return resolve_and_leave_out(STUDIES, *load_preset(presets, override), parse_override(override))
+
+
 def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
-    """Every study of `ablations/`, resolved on the preset."""
-    return resolve_all(STUDIES, *load_preset(presets, override), parse_override(override))
+    """Every study of `ablations/` whose data the preset has."""
+    return load_all_studies(presets, override)[0]
 
 
 def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
@@ -146,10 +157,9 @@ def find_benchmark_config(
     Raises:
         FadepthError: no study has it.
     """
-    for study in load_studies(presets, override).values():
-        settings = study.config.benchmarks.get(name)
-        if settings and benchmark_place(settings, Path.cwd()) == place:
-            return study.config
+    studies = load_studies(presets, override).values()
+    if config := config_with_benchmark(studies, name, place, Path.cwd()):
+        return config
     raise FadepthError(f"no study in {STUDIES}/ has a benchmark '{name}' at {place}")
 
 
@@ -159,9 +169,7 @@ def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
     Raises:
         FadepthError: there is none; those that there are are listed.
     """
-    studies, left_out = resolve_and_leave_out(
-        STUDIES, *load_preset(presets, override), parse_override(override)
-    )
+    studies, left_out = load_all_studies(presets, override)
     if name not in studies:
         near = difflib.get_close_matches(name, [*studies, *left_out], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""

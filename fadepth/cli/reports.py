@@ -12,8 +12,7 @@ from fadepth.cli.common import (
     Threads,
     find_run,
     find_study,
-    load_preset,
-    parse_override,
+    load_all_studies,
     set_up_logging,
     snakemake_call,
 )
@@ -98,14 +97,10 @@ def report(
     log_file: Log = None,
 ) -> None:
     """Gather tables and figures on one page that needs no network."""
-    from fadepth.cli.common import STUDIES
     from fadepth.execution.report import render_report
-    from fadepth.study import resolve_and_leave_out
 
     set_up_logging("report", log_file)
-    studies, left_out = resolve_and_leave_out(
-        STUDIES, *load_preset(preset, override), parse_override(override)
-    )
+    studies, left_out = load_all_studies(preset, override)
     command = snakemake_call("reports/all", preset, override)
     render_report(studies, left_out, RUNS, figure or [], links, output, command)
 

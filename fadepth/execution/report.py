@@ -11,7 +11,7 @@ from typing import Any
 
 from fadepth.execution.tables import REFERENCES
 from fadepth.report import NO_LATEX, in_order
-from fadepth.report.effects import effect_label, effects_of, effects_table, read_effects
+from fadepth.report.effects import INTERACTIONS, MEASURES, effects_table
 from fadepth.report.measures import primary_of
 from fadepth.report.page import Page, PageFigure, PageTable, write_page
 from fadepth.report.pdf import find_latex, tables_pdf
@@ -109,10 +109,9 @@ def render_report(
         else:
             tables[name] = study_table(study, runs, REFERENCES)
     shown = [PageTable(table, _files(name)) for name, table in _ordered(tables)]
-    for name in in_order(tables):
-        if studies[name].file.factors:
-            effects = effects_table(studies[name], runs)
-            shown.append(PageTable(effects, _files(effects.name, provenance=False)))
+    factorial = [name for name in in_order(tables) if studies[name].file.factors]
+    effects = {name: effects_table(studies[name], runs) for name in factorial}
+    shown += [PageTable(t, _files(t.name, provenance=False)) for t in effects.values()]
     scale = ", ".join(sorted({study.config.scale for study in studies.values()}))
     origins = [run for t in tables.values() for run in (t.provenance or {})["runs"].values()]
     missing = [f"{name}: {reason}" for name, reason in reasons.items()]
@@ -125,7 +124,7 @@ def render_report(
         tables=shown,
         figures=[_figure(path) for path in figures],
         environment=_environment(runs, tables),
-        supports=list(_supports(studies, tables, runs)),
+        supports=list(_supports(studies, tables, effects)),
         refuses=_refuses(scale),
         missing=missing,
         run_links=json.loads(links.read_text()) if links else {},
@@ -177,7 +176,7 @@ def _environment(runs: Path, tables: Mapping[str, Table]) -> dict[str, str]:
 
 
 def _supports(
-    studies: Mapping[str, Study], tables: Mapping[str, Table], runs: Path
+    studies: Mapping[str, Study], tables: Mapping[str, Table], effects: Mapping[str, Table]
 ) -> Iterator[str]:
     """Sentences that the numbers bear out, made from the numbers."""
     config = next(iter(studies.values())).config
@@ -187,10 +186,8 @@ def _supports(
     )
     if config.scale == "smoke":
         return
-    for name in tables:
-        study = studies[name]
-        if study.file.factors:
-            yield from _effects(study, runs)
+    for name, table in effects.items():
+        yield from _effects(studies[name], table)
     for name, table in _ordered(tables):
         primary = primary_of(studies[name]).column
         told = [r.cells for r in table.rows if str(r.cells.get("verdict", "")).startswith("better")]
@@ -201,17 +198,17 @@ def _supports(
             yield f"{name}: beyond the noise of seeds, {title} is better than '{base}' for {rows}."
 
 
-def _effects(study: Study, runs: Path) -> Iterator[str]:
-    results = read_effects(study, runs)
-    measure = results.measures[0]
-    for effect in effects_of(results, measure, runs, 1):
-        label, interval = effect_label(study, effect.changes), effect.interval
-        if effect.verdict in ("one seed", "unclear") or interval is None:
+def _effects(study: Study, effects: Table) -> Iterator[str]:
+    """Main effects on Abs Rel that several seeds tell from zero."""
+    for row in effects.rows:
+        cells = row.cells
+        main = row.group != INTERACTIONS and cells["measure"] == MEASURES[0].column.markdown
+        if not main or cells["verdict"] not in ("better", "worse"):
             continue
+        effect, low, high = (signed(float(str(cells[k]))) for k in ("effect", "low", "high"))
         yield (
-            f"{label} makes Abs Rel {effect.verdict}: {signed(effect.mean)} "
-            f"[{signed(interval.low)}, {signed(interval.high)}] over {len(effect.by_seed)} seeds, "
-            f"on {DATA_SETS[study.config.data.source]}."
+            f"{cells['row']} makes Abs Rel {cells['verdict']}: {effect} [{low}, {high}] over "
+            f"{cells['seeds']} seeds, on {DATA_SETS[study.config.data.source]}."
         )
 
 

@@ -17,6 +17,7 @@ from fadepth.report.measures import Measure, PerImage
 from fadepth.report.results import Results, RowResult
 from fadepth.report.table import Noise
 from fadepth.stats import (
+    MOST_SEEDS_FOR_ENUMERATION,
     Difference,
     holm,
     noise_floor,
@@ -28,9 +29,6 @@ from fadepth.stats import (
 
 #: A smaller p than this, after Holm's correction within the table, is called significant.
 ALPHA = 0.05
-
-#: Seeds up to which `sign_flip_p` enumerates.
-MOST_ENUMERATED = 16
 
 #: Fewer drives than this make intervals that readers wonder about.
 FEW = 6
@@ -147,9 +145,9 @@ def differences(results: Results, measure: Measure, runs: Path) -> dict[str, Row
 
 def _p(by_seed: Sequence[float], interval: Difference | None) -> float:
     # Enumeration doubles with each seed; with so many, Student's t is as good.
-    if len(by_seed) > MOST_ENUMERATED and interval is not None:
+    if len(by_seed) > MOST_SEEDS_FOR_ENUMERATION and interval is not None:
         return interval.p
-    return sign_flip_p(by_seed[:MOST_ENUMERATED])
+    return sign_flip_p(by_seed[:MOST_SEEDS_FOR_ENUMERATION])
 
 
 def _interval(base: RowResult, row: RowResult, measure: Measure, runs: Path) -> Difference | None:

@@ -64,6 +64,9 @@ COLUMNS = (
     Column("seeds", "Seeds", "Seeds", decimals=0),
 )
 
+#: Group of rows and lines that are no main effects.
+INTERACTIONS = "interactions"
+
 NOTES = (
     "Effect: mean over seeds and over all levels of the other factors of (with - without), ± its "
     "sample standard deviation over seeds; negative is better, all measures are errors",
@@ -220,7 +223,7 @@ def _table_row(study: Study, measure: Measure, effect: Effect) -> TableRow:
             "verdict": effect.verdict,
             "seeds": len(effect.by_seed),
         },
-        group=label if len(effect.changes) == 1 else "interactions",
+        group=label if len(effect.changes) == 1 else INTERACTIONS,
     )
 
 
@@ -241,7 +244,7 @@ def _lines(study: Study, effects: Sequence[Effect]) -> Iterator[EffectLine]:
             mean=effect.mean,
             low=effect.interval.low if effect.interval else None,
             high=effect.interval.high if effect.interval else None,
-            group="main effects" if len(effect.changes) == 1 else "interactions",
+            group="main effects" if len(effect.changes) == 1 else INTERACTIONS,
             note="one seed: these trainings only" if one else "",
             by_seed=() if one else effect.by_seed,
         )

@@ -16,7 +16,7 @@ Link = Callable[[str, str], str | None]
 MISSING = "—"
 TEMPLATES = Path(__file__).parent / "templates"
 _SWITCH = {"on": "●", "off": "○"}
-_ENVIRONMENT = Environment(
+ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
@@ -86,7 +86,7 @@ def html_fragment(table: Table, *, link: Link | None = None, level: int = 2) -> 
         level: of the title's heading; companions are one deeper.
     """
     columns = [column for column in table.columns if column.markdown is not None]
-    return _ENVIRONMENT.get_template("table.html.j2").render(
+    return ENVIRONMENT.get_template("table.html.j2").render(
         table=table,
         anchor=re.sub(r"[^\w.:-]+", "-", table.name),
         level=level,
@@ -103,7 +103,7 @@ def html_fragment(table: Table, *, link: Link | None = None, level: int = 2) -> 
 
 def html_document(table: Table) -> str:
     """Write a file of its own: style and script inside, nothing fetched."""
-    return _ENVIRONMENT.get_template("table_document.html.j2").render(
+    return ENVIRONMENT.get_template("table_document.html.j2").render(
         title=table.title, css=TABLE_CSS, js=TABLE_JS, body=html_fragment(table, level=1)
     )
 

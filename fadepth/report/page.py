@@ -12,17 +12,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, UnidentifiedImageError
 
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
-from fadepth.report.html import TABLE_CSS, TABLE_JS, TEMPLATES, html_fragment, read_template
+from fadepth.report.html import ENVIRONMENT, TABLE_CSS, TABLE_JS, html_fragment, read_template
 from fadepth.report.table import Column, Table, scale_warning
 
 #: Names of formats as people write them; others are shown as they are.
@@ -108,26 +106,22 @@ def render_page(page: Page, *, folder: Path = Path("reports")) -> str:
     """
     _check_names(page)
     _check_links(page)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            page=page,
-            warning=scale_warning(page.scale),
-            severity=_severity(page.scale),
-            tables=[_table(entry) for entry in page.tables],
-            figures=[_figure(figure, folder) for figure in page.figures],
-            data=[
-                (f"provenance-{table.name}", table.name, script_json(table.provenance))
-                for table in _all_tables(page)
-                if table.provenance is not None
-            ],
-            labels=script_json(_labels(page)),
-            # A commit is put into a command only where it is one.
-            checkout=page.commit if re.fullmatch("[0-9a-f]{7,40}", page.commit) else None,
-            css=TABLE_CSS + "\n" + read_template("report.css"),
-            js=TABLE_JS + "\n" + read_template("report.js"),
-        )
+    return ENVIRONMENT.get_template("report.html.j2").render(
+        page=page,
+        warning=scale_warning(page.scale),
+        severity=_severity(page.scale),
+        tables=[_table(entry) for entry in page.tables],
+        figures=[_figure(figure, folder) for figure in page.figures],
+        data=[
+            (f"provenance-{table.name}", table.name, script_json(table.provenance))
+            for table in _all_tables(page)
+            if table.provenance is not None
+        ],
+        labels=script_json(_labels(page)),
+        # A commit is put into a command only where it is one.
+        checkout=page.commit if re.fullmatch("[0-9a-f]{7,40}", page.commit) else None,
+        css=TABLE_CSS + "\n" + read_template("report.css"),
+        js=TABLE_JS + "\n" + read_template("report.js"),
     )
 
 
@@ -157,18 +151,6 @@ def _finite(value: Any) -> Any:
 def _severity(scale: str) -> str:
     scales = scale.split(", ")
     return next((name for name in ("smoke", "quick") if name in scales), "none")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 # ------------------------------------------------------------------------------------- tables

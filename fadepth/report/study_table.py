@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fadepth.evaluation.protocols import find_protocol
@@ -80,7 +81,7 @@ def study_table(
     )
     if companion is None:
         return table
-    return Table(**{**vars(table), "companions": (companion,)})
+    return replace(table, companions=(companion,))
 
 
 def data_sentence(study: Study) -> str:
@@ -239,9 +240,7 @@ def _columns(
     measured = [measure.column for measure in results.measures]
     if "costs" in study.file.columns:
         measured = [*_cost_columns(results, published), *measured]
-    columns += [
-        column if spread else Column(**{**vars(column), "spread": None}) for column in measured
-    ]
+    columns += [column if spread else replace(column, spread=None) for column in measured]
     if found:
         name = spoken_name(primary_of(study).column)
         title = f"{name} [95 %]"
@@ -344,7 +343,7 @@ def _image_notes(results: Results) -> list[str]:
     }
     notes += sorted(short)
     study = results.study
-    for name in (*study.file.benchmarks, *filter(None, [study.file.evaluated_on])):
+    for name in study.file.all_benchmarks:
         settings = study.config.benchmarks[name]
         title = settings.title or name
         notes.append(f"evaluated on {title}: {find_protocol(settings.protocol).title}")

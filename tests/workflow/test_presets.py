@@ -116,44 +116,45 @@ EXPECTED = {
 }
 
 
-def test_kitti_is_planned_from_the_split_lists_alone(
-    planner: Project, test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def kitti_lists(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """KITTI's published lists where the preset looks for them; the folder of all lists."""
     lists = test_data / "splits"
     if not lists.is_dir():
         pytest.skip(f"no split lists in {test_data}: FADEPTH_TEST_DATA names a folder without them")
-    monkeypatch.delenv("KITTI_ROOT", raising=False)
-    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
     for source, target in {
         "eigen_zhou/train": "train", "eigen_zhou/val": "val", "eigen/test": "test",
     }.items():  # fmt: skip
         shutil.copyfile(lists / f"{source}_files.txt", tmp_path / f"{target}_files.txt")
+    monkeypatch.delenv("KITTI_ROOT", raising=False)
+    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
+    return lists
+
+
+def write_ddad_scenes(folder: Path) -> None:
+    """A list of scenes as DDAD has it; not one of them is there."""
+    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
+    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
+    (folder / "ddad.json").write_text(json.dumps({"scene_splits": splits}))
+
+
+@pytest.mark.usefixtures("kitti_lists")
+def test_kitti_is_planned_from_the_split_lists_alone(planner: Project) -> None:
     assert planned(planner, TABLE, "kitti") == EXPECTED
 
 
 @pytest.fixture
 def everywhere(
-    planner: Project, test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planner: Project, kitti_lists: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Project:
     """Lists of KITTI and DDAD and the folder of Make3D and Cityscapes; not one image."""
-    lists = test_data / "splits"
-    if not lists.is_dir():
-        pytest.skip(f"no split lists in {test_data}: FADEPTH_TEST_DATA names a folder without them")
-    for source, target in {
-        "eigen_zhou/train": "train", "eigen_zhou/val": "val", "eigen/test": "test",
-    }.items():  # fmt: skip
-        shutil.copyfile(lists / f"{source}_files.txt", tmp_path / f"{target}_files.txt")
-    monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
-    monkeypatch.setenv("KITTI_LISTS", str(lists))
-    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
-    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
-    (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": splits}))
+    monkeypatch.setenv("KITTI_LISTS", str(kitti_lists))
+    write_ddad_scenes(tmp_path)
     monkeypatch.setenv("DDAD_SPLITS", str(tmp_path / "ddad.json"))
     for name in ("MAKE3D_ROOT", "CITYSCAPES_ROOT"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
-    for name in ("KITTI_ROOT", "DDAD_ROOT"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("DDAD_ROOT", raising=False)
     return planner
 
 
@@ -187,9 +188,7 @@ def test_tables_without_their_data_are_left_out_of_everything(
 def test_ddad_is_planned_from_the_scene_list_alone(
     planner: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
-    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
-    (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": splits}))
+    write_ddad_scenes(tmp_path)
     monkeypatch.delenv("DDAD_ROOT", raising=False)
     monkeypatch.setenv("DDAD_SPLITS", str(tmp_path / "ddad.json"))
     assert planned(planner, TABLE, "ddad") == EXPECTED

@@ -25,7 +25,12 @@ from fadepth.fingerprint import code_fingerprint
 from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
 from fadepth.run import TRAINED, odometry_identity
-from fadepth.study import missing_benchmark, resolve_and_leave_out, unique_runs
+from fadepth.study import (
+    config_with_benchmark,
+    missing_benchmark,
+    resolve_and_leave_out,
+    unique_runs,
+)
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
@@ -118,9 +123,9 @@ def study_of(table):
     return STUDIES[table]
 
 
-def results_of(wildcards):
+def results_of(table):
     """All that a table shows: results of its runs, costs, and published values."""
-    study = study_of(wildcards.table)
+    study = study_of(table)
     files = [f"runs/{run.id}/{name}" for run in study.runs for name in files_of(study, run)]
     if "costs" in study.file.columns:
         files.append(str(costs_file(study.file.table)))
@@ -134,11 +139,11 @@ def models_of(wildcards):
     return [f"runs/{row.runs[0].id}/model.pt" for row in rows]
 
 
-def measures_of(wildcards):
+def measures_of(table):
     """Metrics and robustness of all students of a study."""
     return [
         f"runs/{run.id}/{name}"
-        for run in study_of(f"table_{wildcards.study}").students
+        for run in study_of(table).students
         for name in ("metrics.json", "robustness.json", "robustness_per_image.csv")
     ]
 
@@ -174,11 +179,10 @@ def benchmark_manifest(wildcards):
 
 def benchmark_at(name, place):
     """Identity of the benchmark of that name whose manifest's name ends in `place`."""
-    for study in STUDIES.values():
-        settings = study.config.benchmarks.get(name)
-        if settings and benchmark_place(settings, Path.cwd()) == place:
-            return told(benchmark_identity, settings, Path.cwd())
-    raise WorkflowError(f"no preset has a benchmark '{name}' at {place}")
+    config = config_with_benchmark(STUDIES.values(), name, place, Path.cwd())
+    if config is None:
+        raise WorkflowError(f"no preset has a benchmark '{name}' at {place}")
+    return told(benchmark_identity, config.benchmarks[name], Path.cwd())
 
 
 def real_frames(name):

@@ -9,8 +9,6 @@ OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<d
     docs/figures/*
 """
 
-from types import SimpleNamespace
-
 from fadepth.fingerprint import PACKAGE
 
 # Fingerprints are functions: to parse these modules takes time that other targets need not spend.
@@ -122,7 +120,7 @@ rule draw_qualitative:
 rule draw_pareto:
     """Draw accuracy against latency of the networks of table_complexity."""
     input:
-        lambda wildcards: results_of(SimpleNamespace(table=RESULT_FIGURES["pareto"])),
+        lambda wildcards: results_of(RESULT_FIGURES["pareto"]),
     output:
         figure="reports/figures/pareto.png",
         vector="reports/figures/pareto.pdf",
@@ -137,7 +135,7 @@ rule draw_pareto:
 rule draw_effects:
     """Draw what each component changes, with its interval."""
     input:
-        lambda wildcards: measures_of(SimpleNamespace(study=FACTORIAL_STUDIES[0])),
+        lambda wildcards: measures_of(RESULT_FIGURES["effects"]),
     output:
         figure="reports/figures/effects.png",
         vector="reports/figures/effects.pdf",

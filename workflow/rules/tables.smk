@@ -11,7 +11,7 @@ OUTPUTS: reports/<table>.csv, .md, .tex, .html, .provenance.json; reports/tables
 rule render_table:
     """Write a study's table from the results of its runs."""
     input:
-        results=results_of,
+        results=lambda wildcards: results_of(wildcards.table),
     output:
         csv="reports/{table}.csv",
         markdown="reports/{table}.md",
@@ -29,7 +29,7 @@ rule render_table:
 rule render_effects:
     """Write what each factor of a study changes, with its spread over seeds."""
     input:
-        measures=measures_of,
+        measures=lambda wildcards: measures_of(f"table_{wildcards.study}"),
     output:
         csv="reports/effects_{study}.csv",
         markdown="reports/effects_{study}.md",
