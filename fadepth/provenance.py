@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fadepth.files import write_atomic
+from fadepth.fingerprint import module_fingerprints
 from fadepth.run import Run
 
 
@@ -63,6 +64,7 @@ class RunManifest:
             "data_hash": data_hash,
             "config_hash": run.config_hash,
             "code_hash": run.code_hash,
+            "modules": module_fingerprints(run.code_modules),
             "environment": environment(threads),
             "host": platform.node(),
             "pid": os.getpid(),

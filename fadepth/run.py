@@ -166,11 +166,11 @@ class Run:
         """`<slug>-s<seed>-<10 hex>`."""
         return f"{self.slug}-s{self.seed}-{self.config_hash}"
 
-    @cached_property
-    def code_hash(self) -> str:
-        """Fingerprint of the code that trains this run."""
+    @property
+    def code_modules(self) -> tuple[str, ...]:
+        """Modules that this run's result depends on, as paths below the package."""
         if self.kind not in TRAINED:
-            return code_fingerprint(EVALUATION_CODE)
+            return EVALUATION_CODE
         modules = list(TRAINING_CODE)
         modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE
         if self.config.loss.base == "cbw":
@@ -179,7 +179,12 @@ class Run:
             modules.append("losses/pyramid.py")
         if "apx" in self.settings.get("loss", {}):
             modules += ["losses/apx.py", "targets.py"]
-        return code_fingerprint(modules)
+        return tuple(modules)
+
+    @cached_property
+    def code_hash(self) -> str:
+        """Fingerprint of the code that trains this run."""
+        return code_fingerprint(self.code_modules)
 
     @property
     def identity(self) -> dict[str, Any]:
