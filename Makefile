@@ -65,10 +65,11 @@ latex: ## install what tables.pdf and its tests need (Debian, as root); APT=no l
 test: lint latex ## lint, types and all tests
 	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile
 
-lint: $(STAMP) ## ruff, snakefmt and mypy; changes nothing
+lint: $(STAMP) ## ruff, snakefmt, snakemake --lint and mypy; changes nothing
 	ruff check $(RUFF_PATHS)
 	ruff format --check $(RUFF_PATHS)
 	snakefmt --check Snakefile workflow
+	snakemake --lint
 	mypy
 
 format: $(STAMP) ## rewrite the sources in the one format

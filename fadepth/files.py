@@ -1,12 +1,17 @@
 """Writing files so that a reader never meets a half-written one."""
 
+import fcntl
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fadepth.errors import FadepthError
+
+#: So many processes write one file at once only where the file system has no locks.
+_MOST_WRITERS = 16
 
 
 @contextmanager
@@ -14,31 +19,48 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` on success.
 
     The temporary file lies in the same folder because a rename is atomic only within one file
-    system. On any exception it is removed and an older `path` stays as it was.
+    system. On any exception it is removed and an older `path` stays as it was. After SIGKILL it
+    stays until the next writer of `path` writes into the same one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
+        handle, temporary = _locked_temporary(path)
     except OSError as error:
         error.filename = str(path)
         raise
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; results are to be read by the group as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno and error.filename in (None, name):
+    except BaseException as error:
+        # Only here: after the rename, the name may already be another writer's.
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)  # what the user knows
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """An empty file beside `path` that no other process writes, locked while this one does.
+
+    Its name is the first of `.NAME.part0`, `.NAME.part1`, ... that nobody has locked. The kernel
+    gives a lock up when its process ends, so what a killed writer left is the next one's file.
+    """
+    for number in itertools.count():
+        temporary = path.with_name(f".{path.name}.part{number}{path.suffix}")
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its writer may have renamed it between our opening and its unlocking.
+            if os.path.samestat(os.fstat(handle), os.stat(temporary)):
+                os.truncate(handle, 0)
+                return handle, temporary
+        os.close(handle)
+        if number == _MOST_WRITERS:
+            break  # a file system without locks
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    return handle, Path(name)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -45,6 +45,15 @@ def code_fingerprint(modules: Iterable[str]) -> str:
     Comments, docstrings and formatting do not count: a better comment in a loss must not cost a
     night of training.
     """
+    files = tuple(sorted(set(modules)))
+    states = [(PACKAGE / module).stat() for module in files]
+    seen = tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
+    return _fingerprint(files, seen)
+
+
+@cache
+def _fingerprint(modules: tuple[str, ...], _states: tuple[tuple[int, ...], ...]) -> str:
+    # Thousands of runs share a few sets of modules, whose trees are megabytes.
     return digest({module: _module_syntax(module) for module in modules})
 
 

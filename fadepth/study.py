@@ -5,16 +5,18 @@ study file is therefore never the input of a training rule; what a training depe
 run's id (settings, seed, data, teacher) and in its code fingerprint (`fadepth.run`).
 """
 
-import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from fadepth.config import (
     Config,
     Source,
+    TeacherSettings,
     expand,
     find_benchmark,
     load_yaml,
@@ -30,7 +32,14 @@ from fadepth.data.prepare import (
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol, protocol_names
 from fadepth.run import TRAINED, Baseline, Run, RunKind, slug_of, teacher_slug
-from fadepth.study_file import StudyFile, StudyRow, load_study_file
+from fadepth.study_file import (
+    StudyFile,
+    StudyRow,
+    load_study_file,
+    repeated,
+    variant_label,
+    variants,
+)
 
 BASELINE_LABELS: dict[Baseline, str] = {
     "constant": "constant depth",
@@ -93,20 +102,20 @@ class Study:
         """Trained students."""
         return (run for run in self.runs if run.kind == "student")
 
-    @property
+    @cached_property
     def baseline(self) -> TableRow:
         """The row that the others are compared with."""
         name = self.file.baseline
-        rows = [row for row in self.rows if row.kind == "variant"]
-        if name is None:
-            return rows[0]
-        return next(row for row in rows if row.label == name)
+        rows = (row for row in self.rows if row.kind == "variant")
+        return next(row for row in rows if name in (None, row.label))
 
     def teacher_of(self, run: Run) -> Run | None:
         """The teacher that a student is compared with: its own, else the study's first."""
-        if run.teacher:
-            return run.teacher
-        return next((other for other in self.runs if other.kind == "teacher"), None)
+        return run.teacher or self._first_teacher
+
+    @cached_property
+    def _first_teacher(self) -> Run | None:
+        return next((run for run in self.runs if run.kind == "teacher"), None)
 
 
 def missing_benchmark(study: Study, base: Path) -> str | None:
@@ -144,22 +153,17 @@ class NotInPreset(FadepthError):
 # From a file to rows
 
 
-def variants(file: StudyFile) -> list[dict[str, str]]:
-    """Level names of every variant, fewest changes first: the full factorial."""
-    names = list(file.factors)
-    combinations = itertools.product(*(file.factors[name].levels for name in names))
-    rows = [dict(zip(names, levels, strict=True)) for levels in combinations]
-
-    def order(row: dict[str, str]) -> tuple[int, list[int]]:
-        changed = [int(row[name] != file.plain[name]) for name in names]
-        return sum(changed), [-change for change in changed]
-
-    return sorted(rows, key=order)
-
-
 @dataclass(frozen=True)
-class _Planned:
-    """A row before it is resolved."""
+class RowPlan:
+    """A row as its file describes it, before it is resolved.
+
+    Attributes:
+        label: what the table calls it.
+        network: what is trained.
+        factors: level of each factor; empty for rows of explicit studies.
+        settings: nested overrides of the preset.
+        predictions: file of saved disparities, for a row that is not trained.
+    """
 
     label: str
     network: Literal["student", "teacher"]
@@ -168,21 +172,45 @@ class _Planned:
     predictions: str | None = None
 
 
-def _planned(file: StudyFile, side: int) -> list[_Planned]:
+def _plans(file: StudyFile, side: int) -> list[RowPlan]:
     """Rows for images whose shorter side is `side`, pixels."""
     if file.design == "explicit":
         return [
-            _Planned(row.label, row.network, {}, merge({}, row.settings), row.predictions)
+            RowPlan(row.label, row.network, {}, merge({}, row.settings), row.predictions)
             for row in file.rows
             if _can_be_made(row, side)
         ]
+    of_level = {
+        (name, level): merge({}, settings)
+        for name, factor in file.factors.items()
+        for level, settings in factor.levels.items()
+    }
     rows = []
     for levels in variants(file):
         settings: dict[str, Any] = {}
-        for name, level in levels.items():
-            settings = merge(settings, merge({}, file.factors[name].levels[level]))
-        rows.append(_Planned(_label(file, levels), "student", levels, settings))
+        for level in levels.items():
+            settings = merge(settings, of_level[level])
+        rows.append(RowPlan(variant_label(file, levels), "student", levels, settings))
     return rows
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A study as far as it can be resolved, its rows not yet checked.
+
+    Attributes:
+        study: with the rows that could be resolved; its `data_hash` is empty without data.
+        resolver: resolves rows that are not in the file.
+        rows: those of the file, each with what it became.
+        faults: rows of the file that could not be resolved, each with the reason.
+        absent: why the data have no identity, None where they have one.
+    """
+
+    study: Study
+    resolver: "Resolver"
+    rows: tuple[tuple[RowPlan, TableRow], ...]
+    faults: tuple[tuple[RowPlan, FadepthError], ...]
+    absent: FadepthError | None
 
 
 def resolve_study(
@@ -200,31 +228,72 @@ def resolve_study(
         origin: the preset's name in error messages.
         base: folder that relative data paths start from; the working directory by default.
         overrides: settings of the command line; they also go on top of the preset that
-            `datasets` names for the study's data.
+            `datasets` names for the study's data, and their seeds before the study's.
 
     Raises:
         NotInPreset: the preset has no data of the kind that the study asks for.
         FadepthError: names the file, the key, and what was expected.
     """
-    file = load_study_file(path)
+    return _resolve_file(load_study_file(path), path, preset, origin, base, overrides)
+
+
+def _resolve_file(
+    file: StudyFile,
+    path: Path,
+    preset: Mapping[str, Any],
+    origin: str,
+    base: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Study:
+    draft = draft_study(file, path, preset, origin, base, overrides)
+    if draft.absent:
+        raise draft.absent if file.data is None else NotInPreset(str(draft.absent)) from None
+    for _, error in draft.faults:
+        raise error
+    _check_rows(draft.study, path)
+    return draft.study
+
+
+def draft_study(
+    file: StudyFile,
+    path: Path,
+    preset: Mapping[str, Any],
+    origin: str,
+    base: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Draft:
+    """As `resolve_study`, but what is wrong with single rows or absent is kept, and not raised.
+
+    Raises:
+        NotInPreset: the preset does not name the data that the study asks for.
+        FadepthError: the preset is wrong.
+    """
     preset, origin = _preset_for(file, preset, origin, overrides or {})
-    plain = parse_config(dict(preset), origin)
-    _refuse_other_protocols(plain, origin)
+    if file.seeds and "seeds" not in (overrides or {}):
+        preset = merge(dict(preset), {"seeds": list(file.seeds)})
+    plain = usable_preset(preset, origin)
+    absent: FadepthError | None = None
     try:
         data_hash = data_identity(plain.data, base or Path.cwd())
     except FadepthError as error:
-        if file.data is None:
-            raise
-        raise NotInPreset(str(error)) from None
+        data_hash, absent = "", error
     size: dict[str, Any] = {}
     if file.resolution == "high":
         height, width = plain.data.high_resolution
         size = {"data": {"height": height, "width": width}}
-    config = parse_config(merge(dict(preset), size), origin)
-    study = Study(file, config, data_hash)
-    study = replace(study, rows=tuple(_Resolver(path, study, plain, preset, size, origin).rows()))
-    _check_rows(study, path)
-    return study
+    preset = merge(dict(preset), size)
+    config = parse_config(preset, origin)
+    resolver = Resolver(path, Study(file, config, data_hash), plain, preset, size, origin)
+    return resolver.draft(absent)
+
+
+def nothing_to_compare(study: Study) -> str | None:
+    """Why a study has no row that others could be compared with; None where it has one."""
+    named = study.file.baseline
+    labels = [row.label for row in study.rows if row.kind == "variant"]
+    if not labels or (named and named not in labels):
+        return "; ".join(study.left_out) or "it has no row that is trained"
+    return None
 
 
 def _check_rows(study: Study, path: Path) -> None:
@@ -234,16 +303,14 @@ def _check_rows(study: Study, path: Path) -> None:
         NotInPreset: the preset leaves out all rows, or the baseline.
         FadepthError: two rows share a label or are the same runs.
     """
-    variants_ = [row for row in study.rows if row.kind == "variant"]
-    named = study.file.baseline
-    if not variants_ or (named and named not in [row.label for row in variants_]):
-        lost = "; ".join(study.left_out) or "it has no row that is trained"
+    if lost := nothing_to_compare(study):
         raise NotInPreset(f"{path} cannot be compared with anything: {lost}")
-    labels = [row.label for row in study.rows]
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+    if twice := repeated([row.label for row in study.rows]):
         raise FadepthError(f"{path} has two rows called '{twice[0]}': give each its own label")
     owners: dict[str, str] = {}
-    for row in variants_:
+    for row in study.rows:
+        if row.kind != "variant":
+            continue
         other = owners.setdefault(row.runs[0].id, row.label)
         if other != row.label:
             raise FadepthError(
@@ -278,8 +345,18 @@ _OF_ONE_DATA_SET = ("data", "evaluation", "benchmarks", "odometry", "datasets")
 
 
 @dataclass(frozen=True)
-class _Resolver:
-    """Turns planned rows into rows with runs."""
+class Resolver:
+    """Turns the rows of a study file into rows with runs.
+
+    Attributes:
+        path: of the study file.
+        study: without rows.
+        plain: the preset's settings.
+        preset: the same, nested, at the study's size.
+        size: settings of that size; empty for the preset's own.
+        origin: the preset's name in error messages.
+        teachers: those that rows have needed so far; rows share them.
+    """
 
     path: Path
     study: Study
@@ -287,39 +364,57 @@ class _Resolver:
     preset: Mapping[str, Any]
     size: Mapping[str, Any]
     origin: str
+    teachers: dict[TeacherSettings, Run] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[TableRow]:
-        """Rows of the file, the teachers that APX needs, and the trivial baselines."""
+    @cached_property
+    def plans(self) -> list[RowPlan]:
+        """Rows of the file that images are large enough for."""
         data = self.study.config.data
-        planned = _planned(self.study.file, min(data.height, data.width))
-        trained = [row for row in planned if row.predictions is None]
-        only_teachers = all(row.network == "teacher" for row in trained)
-        shown: set[str] = set()
-        needed: dict[str, Run] = {}
-        for row in planned:
-            resolved = self._resolve(row)
-            if row.predictions is not None:
-                yield self._official_row(row, row.predictions)
-                continue
-            if row.network == "teacher":
-                yield from self._teacher_row(row, resolved, only_teachers, shown)
-                continue
-            teacher = self._teacher(resolved) if resolved.loss.apx.enabled else None
-            if teacher:
-                needed.setdefault(teacher.id, teacher)
-            yield TableRow(
-                row.label, "variant", row.factors, self._students(row, resolved, teacher)
-            )
-        yield from _teacher_rows([t for t in needed.values() if t.id not in shown])
+        return _plans(self.study.file, min(data.height, data.width))
+
+    @cached_property
+    def _only_teachers(self) -> bool:
+        return all(row.network == "teacher" for row in self.plans if row.predictions is None)
+
+    def draft(self, absent: FadepthError | None) -> Draft:
+        """Rows of the file, the teachers that APX needs, and the trivial baselines."""
+        rows, faults = [], []
+        for plan in self.plans:
+            try:
+                row = self.resolve(plan)
+                if row.kind != "official":
+                    _ = row.runs[0].id  # reads an ego mask, whose absence is this row's fault
+                rows.append((plan, row))
+            except FadepthError as error:
+                faults.append((plan, error))
+        own = [row for _, row in rows]
+        shown = {run.id for row in own for run in row.runs if run.kind == "teacher"}
+        needed = {run.teacher.id: run.teacher for row in own for run in row.runs if run.teacher}
+        teachers = _teacher_rows([t for t in needed.values() if t.id not in shown])
+        study = replace(self.study, rows=(*own, *teachers, *self._baselines()))
+        return Draft(study, self, tuple(rows), tuple(faults), absent)
+
+    def resolve(self, plan: RowPlan) -> TableRow:
+        """One row with its runs.
+
+        Raises:
+            FadepthError: names the file, the key, and what was expected.
+        """
+        settings = merge(dict(self.preset), dict(plan.settings))
+        resolved = parse_config(settings, f"{self.origin} with {self.path}")
+        _refuse_other_data(self.study.config, resolved, self.path)
+        if plan.predictions is not None:
+            return self._official_row(plan, plan.predictions)
+        if plan.network == "teacher":
+            return self._teacher_row(plan, resolved)
+        teacher = self._teacher(resolved) if resolved.loss.apx.enabled else None
+        runs = self._students(plan, resolved, teacher)
+        return TableRow(plan.label, "variant", plan.factors, runs)
+
+    def _baselines(self) -> Iterator[TableRow]:
         for name in self.study.file.baselines:
             run = self._run("baseline", name, BASELINE_LABELS[name], {}, 0, self.study.config)
             yield TableRow(run.label, "baseline", {}, (run,))
-
-    def _resolve(self, row: _Planned) -> Config:
-        settings = merge(merge(dict(self.preset), dict(self.size)), dict(row.settings))
-        resolved = parse_config(settings, f"{self.origin} with {self.path}")
-        _refuse_other_data(self.study.config, resolved, self.path)
-        return resolved
 
     def _run(
         self,
@@ -336,53 +431,58 @@ class _Resolver:
             kind, slug, label, factors, seed, config, study.data_hash, study.file.name, teacher
         )
 
-    def _students(self, row: _Planned, config: Config, teacher: Run | None) -> tuple[Run, ...]:
-        slug = slug_of(merge(dict(self.size), dict(row.settings)), self.plain, config)
+    def _students(self, plan: RowPlan, config: Config, teacher: Run | None) -> tuple[Run, ...]:
+        slug = slug_of(merge(dict(self.size), dict(plan.settings)), self.plain, config)
         return tuple(
-            self._run("student", slug, row.label, row.factors, seed, config, teacher)
+            self._run("student", slug, plan.label, plan.factors, seed, config, teacher)
             for seed in config.seeds
         )
 
     def _teacher(self, resolved: Config) -> Run:
-        # Factors of the student leave the teacher as it is; only teacher.* makes another one.
-        config = self.study.config.model_copy(update={"teacher": resolved.teacher})
-        return self._teacher_run(config, "", resolved.teacher.seed)
+        settings = resolved.teacher
+        if settings not in self.teachers:
+            # Factors of the student leave the teacher as it is; only teacher.* makes another one.
+            config = self.study.config.model_copy(update={"teacher": settings})
+            self.teachers[settings] = self._teacher_run(config, "", settings.seed)
+        return self.teachers[settings]
 
     def _teacher_run(self, config: Config, label: str, seed: int) -> Run:
         slug = teacher_slug(config.teacher)
         name = {"hqdecv2": "HQDecv2", "hqdec": "HQDec"}.get(slug, slug)
         return self._run("teacher", slug, label or f"{name} (teacher)", {}, seed, config)
 
-    def _official_row(self, row: _Planned, predictions: str) -> TableRow:
+    def _official_row(self, plan: RowPlan, predictions: str) -> TableRow:
         """Somebody else's predictions under our evaluator: no training, no seed of ours."""
         study = self.study
-        words = re.sub(r"[^a-z0-9]+", "_", row.label.lower()).strip("_")
+        words = re.sub(r"[^a-z0-9]+", "_", plan.label.lower()).strip("_")
         slug = f"official_{words or 'network'}"
-        run = self._run("official", slug, row.label, {}, 0, study.config)
+        run = self._run("official", slug, plan.label, {}, 0, study.config)
         run = replace(run, predictions=predictions)
-        return TableRow(row.label, "official", {}, (run,))
+        return TableRow(plan.label, "official", {}, (run,))
 
-    def _teacher_row(
-        self, row: _Planned, resolved: Config, only_teachers: bool, shown: set[str]
-    ) -> Iterator[TableRow]:
+    def _teacher_row(self, plan: RowPlan, resolved: Config) -> TableRow:
         """A teacher competes, with all seeds, where all rows are teachers; else it is beside."""
-        seeds = resolved.seeds if only_teachers else (resolved.teacher.seed,)
+        seeds = resolved.seeds if self._only_teachers else (resolved.teacher.seed,)
         # All of the row's settings count: a row about teachers may vary its loss or budget.
-        runs = tuple(self._teacher_run(resolved, row.label, seed) for seed in seeds)
-        shown.update(run.id for run in runs)
-        yield TableRow(row.label, "variant" if only_teachers else "teacher", {}, runs)
+        runs = tuple(self._teacher_run(resolved, plan.label, seed) for seed in seeds)
+        return TableRow(plan.label, "variant" if self._only_teachers else "teacher", {}, runs)
 
 
 def _teacher_rows(teachers: Sequence[Run]) -> Iterator[TableRow]:
-    labels = [teacher.label for teacher in teachers]
+    labels = Counter(teacher.label for teacher in teachers)
     for number, teacher in enumerate(teachers, 1):
-        twice = labels.count(teacher.label) > 1
-        label = f"{teacher.label} {number}" if twice else teacher.label
+        label = f"{teacher.label} {number}" if labels[teacher.label] > 1 else teacher.label
         yield TableRow(label, "teacher", {}, (teacher,))
 
 
-def _refuse_other_protocols(config: Config, origin: str) -> None:
-    """A protocol means the ground truth of certain data sets; on others it means nothing."""
+def usable_preset(preset: Mapping[str, Any], origin: str) -> Config:
+    """Settings of a preset.
+
+    Raises:
+        FadepthError: a key or value is wrong, or a protocol is for other data: it means the ground
+            truth of certain data sets, and on others it means nothing.
+    """
+    config = parse_config(dict(preset), origin)
     chosen: dict[str, tuple[Source, str]] = {
         "evaluation": (config.data.source, config.evaluation.protocol)
     }
@@ -395,6 +495,7 @@ def _refuse_other_protocols(config: Config, origin: str) -> None:
                 f"but the data are of {source}: choose one of "
                 + ", ".join(n for n in protocol_names() if source in find_protocol(n).data)
             )
+    return config
 
 
 def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
@@ -405,22 +506,6 @@ def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
                 f"study {path} varies 'data.{name}': a study compares runs on the same frames, so "
                 "write a preset for other data instead"
             )
-
-
-def level_label(factor: str, level: str) -> str:
-    """How a reader calls a factor at a level: a switch by its name alone."""
-    return factor if level == "on" else f"{factor} {level}"
-
-
-def _label(file: StudyFile, levels: Mapping[str, str]) -> str:
-    # Factors that are not at their plain (first) level.
-    parts = [
-        level_label(file.factors[name].label, level)
-        for name, level in levels.items()
-        if level != file.plain[name]
-    ]
-    # Short, since tables and MLflow's list cut long names.
-    return "+ " + " + ".join(parts) if parts else file.base_label
 
 
 # All studies
@@ -450,11 +535,12 @@ def resolve_and_leave_out(
     studies: dict[str, Study] = {}
     left_out: dict[str, str] = {}
     for path in sorted(folder.glob("*.yaml")):
-        table = load_study_file(path).table
+        file = load_study_file(path)
+        table = file.table
         if table in studies or table in left_out:
             raise FadepthError(f"{path}: another study already feeds '{table}'")
         try:
-            studies[table] = resolve_study(path, preset, origin, overrides=overrides)
+            studies[table] = _resolve_file(file, path, preset, origin, overrides=overrides)
         except NotInPreset as reason:
             left_out[table] = str(reason)
     if not studies:
@@ -464,17 +550,25 @@ def resolve_and_leave_out(
 
 
 def _refuse_two_evaluations(studies: Mapping[str, Study]) -> None:
-    """A run has one evaluation: studies that share it have to mean the same one."""
+    for one, other, run_id in two_evaluations(studies):
+        raise FadepthError(
+            f"{one} and {other} share the run {run_id} but evaluate it differently: give "
+            "'datasets' of the preset data of their own, or the same 'evaluation'"
+        )
+
+
+def two_evaluations(studies: Mapping[str, Study]) -> Iterator[tuple[str, str, str]]:
+    """Pairs of studies that share a run but evaluate it differently, and that run's id.
+
+    A run has one evaluation, so that both have to mean the same one.
+    """
     found: dict[str, tuple[str, object]] = {}
     for table, study in studies.items():
         for run in study.runs:
             meant = (run.config.evaluation, run.config.benchmarks)
             other, before = found.setdefault(run.id, (table, meant))
             if before != meant:
-                raise FadepthError(
-                    f"{other} and {table} share the run {run.id} but evaluate it differently: give "
-                    "'datasets' of the preset data of their own, or the same 'evaluation'"
-                )
+                yield other, table, run.id
 
 
 def unique_runs(studies: Iterable[Study]) -> dict[str, Run]:

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,19 @@ def test_data() -> Path:
     if not (folder / "kitti_mini").is_dir():
         pytest.skip(f"no kitti_mini in {folder}: set FADEPTH_TEST_DATA to the folder that holds it")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured (`record_property("figure", ...)`): figures, no assertions."""
+    lines = list(_figures(terminalreporter))
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _figures(reporter: pytest.TerminalReporter) -> Iterator[str]:
+    for reports in reporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                yield from (str(v) for name, v in report.user_properties if name == "figure")

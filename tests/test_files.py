@@ -1,7 +1,10 @@
 """Atomic writing: the old file or the new one, and nothing left over."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +81,50 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "plain")]
     assert modes == [0o640, 0o640]
     assert os.umask(0o027) == 0o027  # left as it was
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from fadepth.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half" * 1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    killed = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WRITE_MANY = """
+import sys
+from pathlib import Path
+from fadepth.files import write_atomic
+for number in range(300):
+    write_atomic(Path(sys.argv[1]), sys.argv[2] * 2000)
+"""
+
+
+def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    """A reader finds one writer's content, whole, at any moment; no writer loses its own file."""
+    path = tmp_path / "a.txt"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE_MANY, str(path), letter])
+        for letter in "abcd"
+    ]
+    found = set()
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            found.add(path.read_text())
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert found <= {letter * 2000 for letter in "abcd"}
+    assert list(tmp_path.iterdir()) == [path]

@@ -62,6 +62,28 @@ def manifest(
 
 
 @app.command()
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="manifest of `fadepth data manifest`")],
+    root: Annotated[
+        Path | None, typer.Option(help="the data's folder, if it has moved since")
+    ] = None,
+) -> None:
+    """Read the files of a manifest again whose times have changed: are they the same?"""
+    from fadepth.execution.data import verify_files
+
+    changed = verify_files(manifest, root)
+    for name in changed[:20]:
+        typer.echo(f"changed or absent: {name}")
+    if len(changed) > 20:
+        typer.echo(f"... and {len(changed) - 20} more")
+    typer.echo(
+        f"{len(changed)} files have changed: what depends on {manifest} will be done again"
+        if changed
+        else f"all files are those of {manifest}"
+    )
+
+
+@app.command()
 def cache(
     manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
     size: Annotated[str | None, typer.Option(help="height x width; default: the preset's")] = None,

@@ -49,7 +49,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAMPLES = 8
 
 #: Temporary files of `fadepth.files.atomic_path` that a killed process left over.
-_LEFT_OVER = re.compile(r"\..+\.[a-z0-9_]{8}\.\w+")
+_LEFT_OVER = re.compile(r"\..+\.(part\d+|[a-z0-9_]{8})\.\w+")
 
 
 # One image

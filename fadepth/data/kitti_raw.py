@@ -13,12 +13,12 @@ from fadepth.data.kitti import (
     image_path,
     read_camera,
     read_image,
-    read_split,
     resize_image,
     scale_intrinsics,
     velodyne_depth,
     velodyne_path,
 )
+from fadepth.data.kitti_splits import read_frames
 from fadepth.errors import FadepthError
 
 
@@ -70,7 +70,7 @@ class KittiRaw(Dataset[Sample]):
         depth: DepthValue = "forward_x",
     ) -> None:
         self.root = Path(root)
-        self.frames = read_split(Path(frames)) if isinstance(frames, str | Path) else list(frames)
+        self.frames = read_frames(Path(frames)) if isinstance(frames, str | Path) else list(frames)
         self.height = height
         self.width = width
         self.source_frames = tuple(source_frames)

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fadepth.data.kitti import FrameId
+from fadepth.data.kitti import FrameId, read_split
 from fadepth.errors import FadepthError
 from fadepth.files import told_when_unwritable, write_atomic
+from fadepth.paths import require_below
 
 BASE_URL = "https://raw.githubusercontent.com/nianticlabs/monodepth2/master/splits/"
 _TIMEOUT_SECONDS = 30.0
@@ -96,6 +97,23 @@ LAYOUT = {
     "eigen_benchmark/test_files.txt": EIGEN_BENCHMARK_TEST,
     "eigen_benchmark/eigen_to_benchmark_ids.npy": EIGEN_BENCHMARK_INDEX,
 }
+
+
+# Reading a list
+
+
+def read_frames(path: Path) -> list[FrameId]:
+    """As `kitti.read_split`, for a list that anybody may have written.
+
+    The check is not in `kitti`, whose code every training's identity holds.
+
+    Raises:
+        FadepthError: as there; or a line names a drive that is not below the data's folder.
+    """
+    frames = read_split(path)
+    for frame in frames:
+        require_below(frame.drive, path, f"frame {frame.number} {frame.side}")
+    return frames
 
 
 # Which list is it?

@@ -18,6 +18,7 @@ from fadepth.config import Split
 from fadepth.data.kitti import FrameId, Intrinsics
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
+from fadepth.paths import leads_out
 
 T = TypeVar("T")
 
@@ -104,7 +105,8 @@ class Manifest:
         """Read a manifest and compare its content with its own hash.
 
         Raises:
-            FadepthError: absent, cut short, no JSON, another format, or changed by hand.
+            FadepthError: absent, cut short, no JSON, another format, changed by hand, or naming
+                files that are not below the data root.
         """
         remedy = "delete it and run the workflow again, which prepares the data anew"
         try:
@@ -125,11 +127,32 @@ class Manifest:
             splits = {s: [_frame(line) for line in content["splits"][s]] for s in SPLITS}
             manifest = cls(content["dataset"], content["root"], splits, content["files"])
             intact = manifest.content_hash == content["content_hash"]
+            strange = next(manifest._strange_paths(), None)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise FadepthError(f"manifest {path} lacks parts of its content: {remedy}") from None
         if not intact:
             raise FadepthError(f"manifest {path} does not match its own content_hash: {remedy}")
+        if strange:
+            where, name = strange
+            raise FadepthError(
+                f"manifest {path}, {where}: {name[:80]!r} is no path below the data root: {remedy}"
+            )
         return manifest
+
+    def _strange_paths(self) -> Iterator[tuple[str, str]]:
+        """Where paths lead out of the root, and which: by their text, since links are the user's.
+
+        Drive and side are parts of paths, too: calibration is found by them.
+        """
+        for split in SPLITS:
+            for number, frame in enumerate(self.splits[split], start=1):
+                names = [frame.drive, frame.side, frame.image, *frame.neighbours.values()]
+                more = (frame.velodyne, frame.depth_png, frame.depth_file, frame.camera_file)
+                names += [name for name in more if name is not None]
+                for name in filter(leads_out, names):
+                    yield f"{split} frame {number}", name
+        for name in filter(leads_out, self.files):
+            yield "files", name
 
     def _lines(self) -> Iterator[str]:
         yield f'"dataset": {json.dumps(self.dataset)},'

@@ -15,12 +15,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from fadepth.config import BenchmarkSettings, DataSettings, Split, SyntheticSettings, expand
-from fadepth.data import cityscapes, ddad, kitti, make3d, synthetic
+from fadepth.data import cityscapes, ddad, kitti, kitti_splits, make3d, synthetic
 from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId
 from fadepth.data.manifest import SPLITS, Frame, Manifest, short_hash
 from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
 from fadepth.files import told_when_unwritable
+from fadepth.paths import require_below
 
 #: Called with the frames of every split and the folder that their paths start from.
 Approve = Callable[[dict[Split, list[Frame]], Path], None]
@@ -111,6 +112,12 @@ def _pixels_of(street: SyntheticSettings) -> bytes:
     """What the pixels of a rendered street depend on."""
     parts = [synthetic.GENERATOR_VERSION, street.model_dump(mode="json")]
     return json.dumps(parts, sort_keys=True).encode()
+
+
+def data_root(settings: DataSettings, base: Path) -> Path:
+    """Folder of the raw data; a synthetic data set has one of its own for each identity."""
+    root = Path(os.path.abspath(base / expand(settings.root)))
+    return root / data_identity(settings, base) if settings.source == "synthetic" else root
 
 
 def benchmark_root(settings: BenchmarkSettings, base: Path) -> Path:
@@ -248,7 +255,7 @@ def prepare_benchmark(
     elif settings.source == "ddad":
         assert listed is not None, "the settings have looked"
         scenes = ddad.read_scene_list(listed)[ddad.VALIDATION]
-        frames, checks = _scenes(root, scenes, settings.cameras, ())
+        frames, checks = _scenes(root, listed, scenes, settings.cameras, ())
     elif settings.source == "make3d":
         frames, checks = _list_make3d(root, listed)
     else:
@@ -324,22 +331,28 @@ def _list_ddad(
     checks: dict[str, _Check] = {}
     for split in SPLITS:
         offsets = config.source_frames if split != "test" else ()
-        frames[split], of_split = _scenes(root, files[split], config.ddad.cameras, offsets)
+        frames[split], of_split = _scenes(
+            root, scene_list, files[split], config.ddad.cameras, offsets
+        )
         checks.update({check.path: check for check in of_split})
     return frames, [checks[path] for path in sorted(checks)]
 
 
 def _scenes(
-    root: Path, names: Sequence[str], cameras: Sequence[str], offsets: Sequence[int]
+    root: Path,
+    scene_list: Path,
+    names: Sequence[str],
+    cameras: Sequence[str],
+    offsets: Sequence[int],
 ) -> tuple[list[Frame], list[_Check]]:
     """Frames of DDAD's scenes (their files below the root), and the files behind them."""
     frames: list[Frame] = []
     checks: dict[str, _Check] = {}
     for name in names:
-        scene = ddad.DdadScene(root / name)
+        scene = ddad.DdadScene(root / require_below(name, scene_list, "scene_splits"))
+        described = [_named_by(scene.path, root, path) for path in scene.description]
         for camera in cameras:
-            frames += _ddad_frames(root, scene.frames(camera), offsets)
-        described = [_relative(root, path) for path in scene.description]
+            frames += _ddad_frames(root, scene.path, scene.frames(camera), offsets)
         checks.update({path: _Check(path, None) for path in described})
     for frame in frames:
         for path in (frame.image, *frame.neighbours.values()):
@@ -350,25 +363,26 @@ def _scenes(
 
 
 def _ddad_frames(
-    root: Path, listed: Sequence[ddad.DdadFrame], offsets: Sequence[int]
+    root: Path, scene: Path, listed: Sequence[ddad.DdadFrame], offsets: Sequence[int]
 ) -> list[Frame]:
-    """Those of a camera's frames that have all their neighbours."""
+    """Those of a camera's frames that have all their neighbours; `scene` is the file's path."""
     result = []
     for number, frame in enumerate(listed):
         if not all(0 <= number + offset < len(listed) for offset in offsets):
             continue
         motion = frame.T_lidar_to_camera
+        image = _named_by(scene, root, frame.image)
         result.append(
             Frame(
-                drive=_relative(root, frame.image.parents[2]),
+                drive=_named_by(scene, root, frame.image.parents[2]),
                 frame=frame.number,
                 side=frame.camera,
-                image=_relative(root, frame.image),
-                neighbours={o: _relative(root, listed[number + o].image) for o in offsets},
+                image=image,
+                neighbours={o: _named_by(scene, root, listed[number + o].image) for o in offsets},
                 intrinsics=frame.intrinsics,
                 height=frame.height,
                 width=frame.width,
-                velodyne=_relative(root, frame.lidar) if frame.lidar else None,
+                velodyne=_named_by(scene, root, frame.lidar) if frame.lidar else None,
                 depth_png=None,
                 lidar_to_camera=None if motion is None else tuple(motion[:3].ravel().tolist()),
             )
@@ -378,6 +392,9 @@ def _ddad_frames(
 
 def _list_make3d(root: Path, listed: Path | None) -> tuple[list[Frame], list[_Check]]:
     frames, checks = [], []
+    if listed:
+        for number, name in make3d.read_lines(listed):
+            require_below(name, listed, f"line {number}")
     for item in make3d.list_frames(root, listed):
         height, width = kitti.image_size(item.image)
         image, depth = _relative(root, item.image), _relative(root, item.depth)
@@ -434,7 +451,7 @@ def _locate(root: Path, path: Path, split: Split, offsets: Sequence[int]) -> lis
     found: list[_Listed] = []
     absent: list[FrameId] = []
     lonely: list[FrameId] = []
-    for frame in kitti.read_split(path):
+    for frame in kitti_splits.read_frames(path):
         image = kitti.image_path(root, frame)
         if image is None:
             absent.append(frame)
@@ -468,6 +485,12 @@ def _examples(frames: Sequence[FrameId]) -> str:
 
 def _relative(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
+
+
+def _named_by(file: Path, root: Path, path: Path) -> str:
+    """A path that `file` names, relative to the root; it must stay below it."""
+    below = path.is_relative_to(root)
+    return require_below(_relative(root, path) if below else str(path), file, "an entry")
 
 
 def _cameras(root: Path, listed: dict[Split, list[_Listed]]) -> dict[tuple[str, str], Camera]:

@@ -1,17 +1,20 @@
 """What the rules of workflow/rules/data.smk do: manifests, the cache of images, ego masks."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fadepth.config import Config, DataSettings, Split, expand, find_benchmark
+from fadepth.config import Config, DataSettings, Split, find_benchmark
+from fadepth.data import prepare
 from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
-from fadepth.data.prepare import data_identity, prepare_benchmark, prepare_data
+from fadepth.data.prepare import benchmark_root, prepare_benchmark, prepare_data
+from fadepth.data.watch import changed_files, data_generation, note_files
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import (
     Protocol,
@@ -31,13 +34,13 @@ EGO_FEWEST = 8
 
 def data_root(settings: DataSettings) -> Path:
     """Folder of the raw data; a synthetic data set has one of its own for each identity."""
-    root = Path.cwd() / expand(settings.root)
-    return root / data_identity(settings, Path.cwd()) if settings.source == "synthetic" else root
+    return prepare.data_root(settings, Path.cwd())
 
 
 def prepare_data_of(config: Config, output: Path, threads: int) -> None:
     """Rule `prepare_data`: render or check the data, and write the manifest."""
-    settings = config.data
+    settings, began = config.data, time.time()
+    generation = data_generation(output, data_root(settings))
     if settings.source == "synthetic":
         settings = settings.model_copy(update={"root": str(data_root(settings))})
 
@@ -51,6 +54,7 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
     manifest = prepare_data(
         settings, output, base=Path.cwd(), workers=threads, progress=tell, approve=approve
     )
+    note_files(manifest, output, data_root(config.data), began, generation)
     counts = ", ".join(f"{len(frames)} {split}" for split, frames in manifest.splits.items())
     log.warning("%s frames listed in %s", counts, output)
 
@@ -87,7 +91,9 @@ def images_for(
 
 def prepare_benchmark_of(config: Config, name: str, output: Path, threads: int) -> None:
     """Rule `prepare_benchmark`: check the frames of a benchmark, and write their manifest."""
-    settings = find_benchmark(config, name)
+    settings, began = find_benchmark(config, name), time.time()
+    root = benchmark_root(settings, Path.cwd())
+    generation = data_generation(output, root)
     tell = tell_progress("file")
 
     def approve(frames: dict[Split, list[Frame]], root: Path) -> None:
@@ -96,7 +102,26 @@ def prepare_benchmark_of(config: Config, name: str, output: Path, threads: int) 
     manifest = prepare_benchmark(
         name, settings, output, base=Path.cwd(), workers=threads, progress=tell, approve=approve
     )
+    note_files(manifest, output, root, began, generation)
     log.warning("%d frames listed in %s", len(manifest.splits["test"]), output)
+
+
+def verify_files(manifest_path: Path, root: Path | None) -> list[str]:
+    """`fadepth data verify`: files that have changed; those with other times than noted are read.
+
+    Args:
+        manifest_path: of the data.
+        root: the data's folder, where it is no longer the one that the manifest names.
+
+    Raises:
+        FadepthError: the manifest is absent or damaged, or the folder is not there.
+    """
+    root = root or Path(Manifest.read(manifest_path).root)
+    if not root.is_dir():
+        raise FadepthError(
+            f"the data's folder {root} does not exist: name the present one with --root"
+        )
+    return list(changed_files(manifest_path, root, most=None))
 
 
 def require_truths(frames: Sequence[Frame], root: Path, protocol: Protocol) -> None:

@@ -109,7 +109,7 @@ def render_report(
         else:
             tables[name] = study_table(study, runs, REFERENCES)
     shown = [PageTable(table, _files(name)) for name, table in _ordered(tables)]
-    factorial = [name for name in in_order(tables) if studies[name].file.factors]
+    factorial = [name for name in in_order(tables) if studies[name].file.is_factorial]
     effects = {name: effects_table(studies[name], runs) for name in factorial}
     shown += [PageTable(t, _files(t.name, provenance=False)) for t in effects.values()]
     scale = ", ".join(sorted({study.config.scale for study in studies.values()}))

@@ -12,12 +12,14 @@ from fadepth.checkpoint import Identity
 from fadepth.data.cache import CacheKey, ImageCache, present_cache
 from fadepth.data.dataset import TrainingFrames
 from fadepth.data.manifest import Manifest
+from fadepth.devices import hold_device
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.execution.data import data_root, images_for
 from fadepth.files import write_atomic
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.run import Run
+from fadepth.survival import sole_writer
 from fadepth.targets import TargetsKey, checked_targets, make_targets, predict_targets
 from fadepth.training import Interrupted, Job, Training, choose_device, load_depth_network
 
@@ -33,11 +35,23 @@ def train_run(
     run: Run, runs: Path, manifest_path: Path, targets: Path | None, threads: int
 ) -> None:
     """Rules `train_teacher` and `train_student`: what `runs/<id>/` holds of one."""
-    assert run.kind == "student" or run.kind == "teacher", "others are only evaluated"
     set_threads(threads)
     manifest = Manifest.read(manifest_path)
+    with sole_writer(runs / run.id):
+        _train(run, runs, manifest, manifest_path, targets, threads)
+
+
+def _train(
+    run: Run,
+    runs: Path,
+    manifest: Manifest,
+    manifest_path: Path,
+    targets: Path | None,
+    threads: int,
+) -> None:
+    hold_device(run.config.training.device, f"train {run.id}")
+    assert run.kind == "student" or run.kind == "teacher", "others are only evaluated"
     folder = runs / run.id
-    folder.mkdir(parents=True, exist_ok=True)
     record = RunManifest(run, folder, manifest.content_hash, threads)
     record.started_earlier()
     write_settings(run, folder)
@@ -78,6 +92,7 @@ def write_settings(run: Run, folder: Path) -> None:
 def predict_teacher(run: Run, runs: Path, manifest_path: Path, output: Path, threads: int) -> None:
     """Rule `predict_teacher`: the teacher's disparities for all training frames."""
     set_threads(threads)
+    hold_device(run.config.training.device, f"predict {run.id}")
     manifest = Manifest.read(manifest_path)
     data = run.config.data
     key = CacheKey.of(manifest, data)

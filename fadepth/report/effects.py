@@ -26,7 +26,8 @@ from fadepth.stats import (
     paired_difference,
     sample_std,
 )
-from fadepth.study import Study, level_label
+from fadepth.study import Study
+from fadepth.study_file import level_label
 
 
 def _measure(condition: str, key: str, label: str) -> Measure:
@@ -119,10 +120,13 @@ def read_effects(study: Study, runs: Path) -> Results:
 
     Raises:
         FadepthError: a run is unfinished, its `robustness.json` is missing or damaged, or the
-            study has no factors.
+            study is no factorial.
     """
-    if not study.file.factors:
-        raise FadepthError(f"{study.file.table} has no factors: effects are those of a factorial")
+    if not study.file.is_factorial:
+        raise FadepthError(
+            f"{study.file.table} is no factorial, and effects are those of a factorial: set "
+            "'design: factorial' in its study, or look at the differences in its table"
+        )
     students = tuple(row for row in study.rows if row.kind == "variant")
     only = Study(study.file, study.config, study.data_hash, students)
     tolerant = read_results(only, MEASURES, runs, partial=True)

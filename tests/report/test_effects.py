@@ -113,5 +113,5 @@ def test_one_seed_has_no_verdict(tmp_path: Path) -> None:
 
 
 def test_a_study_without_factors_has_no_effects(tmp_path: Path) -> None:
-    with pytest.raises(FadepthError, match="table_etm has no factors"):
+    with pytest.raises(FadepthError, match="table_etm is no factorial"):
         effects_table(study_of("etm"), tmp_path)

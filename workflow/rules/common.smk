@@ -17,11 +17,20 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from fadepth.cli import load_preset
+from fadepth.config import expand as from_environment
 from fadepth.config import find_benchmark, parse_config
-from fadepth.data.prepare import benchmark_identity, benchmark_place
+from fadepth.data.prepare import (
+    benchmark_identity,
+    benchmark_place,
+    benchmark_root,
+    data_root,
+)
+from fadepth.data.watch import data_generation
+from fadepth.devices import device_count
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol
-from fadepth.fingerprint import code_fingerprint
+from fadepth.execution.workflow import set_environment
+from fadepth.fingerprint import PACKAGE, code_fingerprint
 from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
 from fadepth.run import TRAINED, odometry_identity
@@ -31,6 +40,7 @@ from fadepth.study import (
     resolve_and_leave_out,
     unique_runs,
 )
+from fadepth.survival import claim_folder, pass_on_termination
 
 # `configfile:` would lay --configfile over quick.yaml and mix two presets, so the preset is read
 # here: the files of --configfile, or quick.yaml, with the values of --config on top.
@@ -44,6 +54,7 @@ try:
     CONFIG = parse_config(*PRESET)
     # Tables whose data the preset lacks, with the reason.
     STUDIES, LEFT_OUT = resolve_and_leave_out(Path("ablations"), *PRESET, OVERRIDES)
+    GPUS = device_count(CONFIG.training.device)
 except FadepthError as error:
     raise WorkflowError(str(error))
 
@@ -54,7 +65,7 @@ for table, study in STUDIES.items():
     if reason := missing_benchmark(study, Path.cwd()):
         LEFT_OUT[table] = reason
 ALL_TABLES = in_order(table for table in STUDIES if table not in LEFT_OUT)
-FACTORIAL_STUDIES = [t.removeprefix("table_") for t in ALL_TABLES if STUDIES[t].file.factors]
+FACTORIAL_STUDIES = [t.removeprefix("table_") for t in ALL_TABLES if STUDIES[t].file.is_factorial]
 LATEX = shutil.which("pdflatex")
 
 # The commands resolve the same preset again and check that the run's hash is the same.
@@ -62,7 +73,6 @@ FLAGS = shlex.join(
     [flag for preset in PRESETS for flag in ("--preset", preset)]
     + (["--override", json.dumps(OVERRIDES)] if OVERRIDES else [])
 )
-FADEPTH = shlex.quote(sys.executable) + " -m fadepth"
 
 # `--cores 8` on two cores must not start eight trainings: a training holds one train_slot, and
 # there are as many as this process may use cores. `--resources train_slot=N` says otherwise.
@@ -71,16 +81,16 @@ if "train_slot" not in workflow.global_resources:
 # What has to run alone takes all of them.
 TRAIN_SLOTS = workflow.global_resources["train_slot"].value
 
-# Trainings take the first GPU, one at a time, where there is one.
-GPU = int(CONFIG.training.device != "cpu" and bool(glob.glob("/dev/nvidia[0-9]*")))
-if GPU and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", 1)
+# A training holds one GPU, which it takes by a lock file (fadepth/devices.py), where there is one.
+GPU = min(GPUS, 1)
+if GPUS and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", GPUS)
 
-# Jobs inherit these: libgomp's spinning threads ruin each other on a shared machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+# A kill leaves no lock behind, and no job that goes on alone (docs/decisions/017).
+if workflow.is_main_process:
+    ALIVE = claim_folder(Path(".snakemake"))
+    pass_on_termination()
+set_environment(Path(workflow.basedir))
 
 
 wildcard_constraints:
@@ -94,6 +104,22 @@ wildcard_constraints:
     benchmark=r"[a-z0-9_]+",
     place=r"[0-9a-f]{6}",
     sequence=r"[0-9]{2}",
+
+
+# Figures 1 to 3 are drawn by the networks, 4 shows masks, 5 to 7 show results.
+METHOD_FIGURES = ["overview", "adacoeff_upsampler", "global_map"]
+RESULT_FIGURES = {"qualitative": "table_kitti", "pareto": "table_complexity"}
+RESULT_FIGURES |= {"effects": f"table_{study}" for study in FACTORIAL_STUDIES[:1]}
+RESULT_FIGURES = {n: table for n, table in RESULT_FIGURES.items() if table in ALL_TABLES}
+
+
+def flags(wildcards, threads):
+    """Preset and overrides, for the command line of every job.
+
+    Not compared by Snakemake, which leaves out params that ask for `threads`: what counts of them
+    is in each run's identity, and a preset under another name is the same preset.
+    """
+    return FLAGS
 
 
 def run_of(run_id):
@@ -148,14 +174,23 @@ def measures_of(table):
     ]
 
 
-def teacher_of(wildcards):
-    """The teacher that a student's predictions are compared with, where a study has one."""
+def compared_teachers():
+    """Student -> the teacher that its predictions are compared with, where a study has one."""
+    found = {}
     for study in STUDIES.values():
         for run in study.students:
-            if run.id == wildcards.student:
-                if teacher := study.teacher_of(run):
-                    return [f"runs/{teacher.id}/model.pt"]
-    return []
+            if teacher := study.teacher_of(run):
+                found.setdefault(run.id, teacher.id)
+    return found
+
+
+COMPARED_TEACHERS = compared_teachers()
+
+
+def teacher_of(wildcards):
+    """The weights of that teacher."""
+    teacher = COMPARED_TEACHERS.get(wildcards.student)
+    return [f"runs/{teacher}/model.pt"] if teacher else []
 
 
 def told(function, *arguments):
@@ -178,16 +213,68 @@ def benchmark_manifest(wildcards):
 
 
 def benchmark_at(name, place):
-    """Identity of the benchmark of that name whose manifest's name ends in `place`."""
+    """Identity and folder of the benchmark of that name whose manifest's name ends in `place`."""
     config = config_with_benchmark(STUDIES.values(), name, place, Path.cwd())
     if config is None:
         raise WorkflowError(f"no preset has a benchmark '{name}' at {place}")
-    return told(benchmark_identity, config.benchmarks[name], Path.cwd())
+    settings = config.benchmarks[name]
+    return told(benchmark_identity, settings, Path.cwd()), benchmark_root(settings, Path.cwd())
+
+
+def data_state(wildcards):
+    """Identity of a data set, and a mark once its files have changed since they were checked."""
+    config = next(run.config for run in RUNS.values() if run.data_folder == wildcards.dataset)
+    identity = wildcards.dataset.rpartition("-")[2]
+    manifest = Path("data") / wildcards.dataset / "manifest.jsonl"
+    return identity + told(data_generation, manifest, data_root(config.data, Path.cwd()))
+
+
+def benchmark_state(wildcards):
+    """The same of a benchmark."""
+    name, place = wildcards.benchmark, wildcards.place
+    identity, root = benchmark_at(name, place)
+    generation = told(data_generation, Path(f"data/benchmarks/{name}-{place}.jsonl"), root)
+    return {"frames": identity, "generation": generation} if generation else identity
 
 
 def real_frames(name):
     """Whether the small set of real frames of that name is there, for pictures."""
-    return (Path(os.environ.get("FADEPTH_TEST_DATA") or "../shared") / f"{name}_mini").is_dir()
+    return (Path(from_environment("${FADEPTH_TEST_DATA:-../shared}")) / f"{name}_mini").is_dir()
+
+
+def report_figures():
+    """Figures of the report page."""
+    masked = [name for name in ("kitti", "ddad") if real_frames(name)] or ["street"]
+    names = [*METHOD_FIGURES, *(f"masks_{name}" for name in masked), *RESULT_FIGURES]
+    return [f"reports/figures/{name}.png" for name in names]
+
+
+def model_of(wildcards):
+    """The network that gives depth and motion, where the figure's name holds a run's id."""
+    return [f"runs/{run_of(wildcards.by[1:]).id}/model.pt"] if wildcards.by else []
+
+
+def method_code():
+    """Fingerprint of what the method's figures are drawn from.
+
+    A function: to parse these modules takes time that other targets need not spend.
+    """
+    return code_fingerprint(
+        sorted(
+            str(module.relative_to(PACKAGE))
+            for folder in ("report/method", "models", "losses")
+            for module in (PACKAGE / folder).glob("*.py")
+        )
+        + ["data/synthetic.py", "evaluation/grid.py", "geometry.py"]
+    )
+
+
+def compared_runs():
+    """Ids of the student with everything on, and of the teacher, of table_kitti."""
+    rows = STUDIES[RESULT_FIGURES["qualitative"]].rows
+    students = [row for row in rows if row.kind == "variant"]
+    teachers = [row for row in rows if row.kind == "teacher"]
+    return [row.runs[0].id for row in (students[-1], *teachers[:1])]
 
 
 def own_networks():
@@ -220,4 +307,4 @@ def tell_what_was_left_out():
 
 def mirror_to_mlflow():
     """Replay runs/ into MLflow; tell of a failure, and go on."""
-    subprocess.run(f"{FADEPTH} track {FLAGS}", shell=True, check=False)
+    subprocess.run([sys.executable, "-m", "fadepth", "track", *shlex.split(FLAGS)], check=False)

@@ -15,11 +15,14 @@ rule prepare_data:
         manifest="data/{dataset}/manifest.jsonl",
     log:
         "logs/prepare_data/{dataset}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 2
     params:
-        data=lambda wildcards: wildcards.dataset.rpartition("-")[2],
+        flags=flags,
+        data=data_state,
     shell:
-        "{FADEPTH} data manifest --dataset {wildcards.dataset} --output {output.manifest:q} {FLAGS}"
+        "python -m fadepth data manifest --dataset {wildcards.dataset} --output {output.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
@@ -29,10 +32,13 @@ rule prepare_benchmark:
         manifest="data/benchmarks/{benchmark}-{place}.jsonl",
     log:
         "logs/prepare_benchmark/{benchmark}-{place}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 2
     params:
-        frames=lambda wildcards: benchmark_at(wildcards.benchmark, wildcards.place),
+        flags=flags,
+        frames=benchmark_state,
     shell:
-        "{FADEPTH} data benchmark {wildcards.benchmark} --place {wildcards.place}"
-        " --output {output.manifest:q} {FLAGS}"
+        "python -m fadepth data benchmark {wildcards.benchmark} --place {wildcards.place}"
+        " --output {output.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"

@@ -19,13 +19,16 @@ rule evaluate_run:
         per_image="runs/{network}/per_image.csv",
     log:
         "logs/evaluate_run/{network}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.network).evaluation_identity,
     shell:
-        "{FADEPTH} evaluate {wildcards.network} --manifest {input.manifest:q} {FLAGS}"
+        "python -m fadepth evaluate {wildcards.network} --manifest {input.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
@@ -38,13 +41,16 @@ rule evaluate_baseline:
         per_image="runs/{baseline}/per_image.csv",
     log:
         "logs/evaluate_baseline/{baseline}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.baseline).evaluation_identity,
     shell:
-        "{FADEPTH} evaluate {wildcards.baseline} --manifest {input.manifest:q} {FLAGS}"
+        "python -m fadepth evaluate {wildcards.baseline} --manifest {input.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
@@ -59,15 +65,18 @@ rule evaluate_robustness:
         per_image="runs/{student}/robustness_per_image.csv",
     log:
         "logs/evaluate_robustness/{student}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.student).robustness_identity,
         teacher=lambda wildcards, input: (f"--teacher {input.teacher}" if input.teacher else ""),
     shell:
-        "{FADEPTH} robustness {wildcards.student} --manifest {input.manifest:q} {params.teacher}"
-        " {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth robustness {wildcards.student} --manifest {input.manifest:q} {params.teacher}"
+        " {params.flags} --threads {threads} --log {log:q}"
 
 
 rule evaluate_grid:
@@ -78,13 +87,16 @@ rule evaluate_grid:
         grid="runs/{network}/grid.json",
     log:
         "logs/evaluate_grid/{network}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.network).grid_identity,
     shell:
-        "{FADEPTH} grid {wildcards.network} {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth grid {wildcards.network} {params.flags} --threads {threads} --log {log:q}"
 
 
 rule measure_costs:
@@ -96,16 +108,19 @@ rule measure_costs:
     log:
         "logs/measure_costs/{table}.log",
     # All of them, so that nothing else runs; the networks are timed on one.
+    conda:
+        "../envs/fadepth.yaml"
     threads: workflow.cores
     resources:
         train_slot=TRAIN_SLOTS,
-        gpu=GPU,
+        gpu=GPUS,
     params:
+        flags=flags,
         code=code_fingerprint(
             ("evaluation/latency.py", "evaluation/complexity.py", "execution/costs.py")
         ),
     shell:
-        "{FADEPTH} costs {wildcards.table} --output {output.costs:q} {FLAGS}"
+        "python -m fadepth costs {wildcards.table} --output {output.costs:q} {params.flags}"
         " --threads 1 --log {log:q}"
 
 
@@ -120,16 +135,19 @@ rule evaluate_benchmark:
         per_image="runs/{network}/benchmarks/{benchmark}/per_image.csv",
     log:
         "logs/evaluate_benchmark/{benchmark}/{network}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: told(
             run_of(wildcards.network).benchmark_identity, wildcards.benchmark, Path.cwd()
         ),
     shell:
-        "{FADEPTH} benchmark {wildcards.network} {wildcards.benchmark}"
-        " --manifest {input.manifest:q} --trained-on {input.trained_on:q} {FLAGS}"
+        "python -m fadepth benchmark {wildcards.network} {wildcards.benchmark}"
+        " --manifest {input.manifest:q} --trained-on {input.trained_on:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
@@ -155,16 +173,19 @@ rule evaluate_odometry:
         figure="runs/{network}/odometry/{sequence}/trajectory.png",
     log:
         "logs/evaluate_odometry/{sequence}/{network}.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
     params:
+        flags=flags,
         evaluation=lambda wildcards: told(
             odometry_identity, CONFIG.odometry, wildcards.sequence, Path.cwd()
         ),
     shell:
-        "{FADEPTH} odometry {wildcards.network} {wildcards.sequence}"
-        " --trained-on {input.trained_on:q} {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth odometry {wildcards.network} {wildcards.sequence}"
+        " --trained-on {input.trained_on:q} {params.flags} --threads {threads} --log {log:q}"
 
 
 rule odometry:

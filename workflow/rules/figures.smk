@@ -9,52 +9,10 @@ OUTPUTS: reports/figures/masks_{street,kitti,ddad}.png, reports/figures/masks_<d
     docs/figures/*
 """
 
-from fadepth.fingerprint import PACKAGE
-
-# Fingerprints are functions: to parse these modules takes time that other targets need not spend.
-
-
-# Figures 1 to 3 are drawn by the networks, 4 shows masks, 5 to 7 show results.
-METHOD_FIGURES = ["overview", "adacoeff_upsampler", "global_map"]
-MASKED = [name for name in ("kitti", "ddad") if real_frames(name)] or ["street"]
-RESULT_FIGURES = {"qualitative": "table_kitti", "pareto": "table_complexity"}
-RESULT_FIGURES |= {"effects": f"table_{study}" for study in FACTORIAL_STUDIES[:1]}
-RESULT_FIGURES = {n: table for n, table in RESULT_FIGURES.items() if table in ALL_TABLES}
-REPORT_FIGURES = [
-    *(f"reports/figures/{name}.png" for name in METHOD_FIGURES),
-    *(f"reports/figures/masks_{name}.png" for name in MASKED),
-    *(f"reports/figures/{name}.png" for name in RESULT_FIGURES),
-]
-
 
 wildcard_constraints:
     pictured="street|kitti|ddad",
     by=r"|_(?!constant-|row_median-|pixel_median-)[a-z0-9_]+-s\d+-[0-9a-f]{10}",
-
-
-def model_of(wildcards):
-    """The network that gives depth and motion, where the figure's name holds a run's id."""
-    return [f"runs/{run_of(wildcards.by[1:]).id}/model.pt"] if wildcards.by else []
-
-
-def method_code():
-    """Fingerprint of what the method's figures are drawn from."""
-    return code_fingerprint(
-        sorted(
-            str(module.relative_to(PACKAGE))
-            for folder in ("report/method", "models", "losses")
-            for module in (PACKAGE / folder).glob("*.py")
-        )
-        + ["data/synthetic.py", "evaluation/grid.py", "geometry.py"]
-    )
-
-
-def compared_runs():
-    """Ids of the student with everything on, and of the teacher, of table_kitti."""
-    rows = STUDIES[RESULT_FIGURES["qualitative"]].rows
-    students = [row for row in rows if row.kind == "variant"]
-    teachers = [row for row in rows if row.kind == "teacher"]
-    return [row.runs[0].id for row in (students[-1], *teachers[:1])]
 
 
 rule draw_masks:
@@ -65,6 +23,8 @@ rule draw_masks:
         figure="reports/figures/masks_{pictured}{by}.png",
     log:
         "logs/draw_masks/{pictured}{by}.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
         code=lambda wildcards: code_fingerprint(
             (
@@ -76,7 +36,7 @@ rule draw_masks:
         ),
         run=lambda wildcards: f"--run {wildcards.by[1:]}" if wildcards.by else "",
     shell:
-        "{FADEPTH} masks {wildcards.pictured} --output {output.figure:q} {params.run} --log {log:q}"
+        "python -m fadepth masks {wildcards.pictured} --output {output.figure:q} {params.run} --log {log:q}"
 
 
 rule draw_lidar:
@@ -85,6 +45,8 @@ rule draw_lidar:
         figure="reports/figures/lidar_{pictured}.png",
     log:
         "logs/draw_lidar/{pictured}.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
         code=lambda wildcards: code_fingerprint(
             (
@@ -95,7 +57,7 @@ rule draw_lidar:
             )
         ),
     shell:
-        "{FADEPTH} lidar {wildcards.pictured} --output {output.figure:q} --log {log:q}"
+        "python -m fadepth lidar {wildcards.pictured} --output {output.figure:q} --log {log:q}"
 
 
 rule draw_qualitative:
@@ -108,13 +70,16 @@ rule draw_qualitative:
         vector="reports/figures/qualitative.pdf",
     log:
         "logs/draw_qualitative.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     params:
+        flags=flags,
         code=lambda wildcards: code_fingerprint(REPORT_CODE),
         runs=lambda wildcards: compared_runs(),
     shell:
-        "{FADEPTH} qualitative {params.runs} --manifest {input.manifest:q}"
-        " --output {output.figure:q} {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth qualitative {params.runs} --manifest {input.manifest:q}"
+        " --output {output.figure:q} {params.flags} --threads {threads} --log {log:q}"
 
 
 rule draw_pareto:
@@ -126,10 +91,13 @@ rule draw_pareto:
         vector="reports/figures/pareto.pdf",
     log:
         "logs/draw_pareto.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         rows=lambda wildcards: rows_of(STUDIES[RESULT_FIGURES["pareto"]]),
     shell:
-        "{FADEPTH} pareto --output {output.figure:q} {FLAGS} --log {log:q}"
+        "python -m fadepth pareto --output {output.figure:q} {params.flags} --log {log:q}"
 
 
 rule draw_effects:
@@ -141,11 +109,14 @@ rule draw_effects:
         vector="reports/figures/effects.pdf",
     log:
         "logs/draw_effects.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         rows=lambda wildcards: rows_of(STUDIES[RESULT_FIGURES["effects"]]),
         table=lambda wildcards: RESULT_FIGURES["effects"],
     shell:
-        "{FADEPTH} forest {params.table} --output {output.figure:q} {FLAGS} --log {log:q}"
+        "python -m fadepth forest {params.table} --output {output.figure:q} {params.flags} --log {log:q}"
 
 
 rule draw_report_method_figures:
@@ -154,12 +125,14 @@ rule draw_report_method_figures:
         expand("reports/figures/{figure}.png", figure=METHOD_FIGURES),
     log:
         "logs/draw_report_method_figures.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     params:
         code=lambda wildcards: method_code(),
         only=" ".join(f"--only {name}" for name in METHOD_FIGURES),
     shell:
-        "{FADEPTH} figures --output reports/figures {params.only} --threads {threads} --log {log:q}"
+        "python -m fadepth figures --output reports/figures {params.only} --threads {threads} --log {log:q}"
 
 
 rule draw_method_figures:
@@ -181,8 +154,10 @@ rule draw_method_figures:
         ),
     log:
         "logs/draw_method_figures.log",
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     params:
         code=lambda wildcards: method_code(),
     shell:
-        "{FADEPTH} figures --output docs/figures --threads {threads} --log {log:q}"
+        "python -m fadepth figures --output docs/figures --threads {threads} --log {log:q}"

@@ -14,10 +14,13 @@ rule link_runs:
         links="reports/mlflow.json",
     log:
         "logs/link_runs.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         runs=sorted(RUNS),
     shell:
-        "{FADEPTH} track --links {output.links:q} {FLAGS} --log {log:q}"
+        "python -m fadepth track --links {output.links:q} {params.flags} --log {log:q}"
 
 
 rule render_report:
@@ -25,18 +28,21 @@ rule render_report:
     input:
         tables=expand("reports/{table}.csv", table=ALL_TABLES),
         effects=expand("reports/effects_{study}.csv", study=FACTORIAL_STUDIES),
-        figures=REPORT_FIGURES,
+        figures=report_figures(),
         links=rules.link_runs.output.links,
     output:
         page="reports/index.html",
     log:
         "logs/render_report.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         studies=[rows_of(STUDIES[table]) for table in ALL_TABLES],
         figures=lambda wildcards, input: " ".join(f"--figure {f}" for f in input.figures),
     shell:
-        "{FADEPTH} report --output {output.page:q} {params.figures} --links {input.links:q}"
-        " {FLAGS} --log {log:q}"
+        "python -m fadepth report --output {output.page:q} {params.figures} --links {input.links:q}"
+        " {params.flags} --log {log:q}"
 
 
 rule all_reports:
@@ -48,12 +54,14 @@ rule all_reports:
             format=["csv", "md", "tex", "html", "provenance.json"],
         ),
         effects=expand("reports/effects_{study}.csv", study=FACTORIAL_STUDIES),
-        figures=REPORT_FIGURES,
+        figures=report_figures(),
         pdf=["reports/tables.pdf"] if LATEX else [],
         page="reports/index.html",
     output:
         listing="reports/all",
     log:
         "logs/all_reports.log",
+    conda:
+        "../envs/fadepth.yaml"
     shell:
         "sha256sum {input:q} > {output.listing:q} 2> {log:q}"

@@ -20,10 +20,13 @@ rule render_table:
         provenance="reports/{table}.provenance.json",
     log:
         "logs/render_table/{table}.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         rows=lambda wildcards: rows_of(STUDIES[wildcards.table]),
     shell:
-        "{FADEPTH} table {wildcards.table} --output {output.csv:q} {FLAGS} --log {log:q}"
+        "python -m fadepth table {wildcards.table} --output {output.csv:q} {params.flags} --log {log:q}"
 
 
 rule render_effects:
@@ -37,10 +40,13 @@ rule render_effects:
         html="reports/effects_{study}.html",
     log:
         "logs/render_effects/{study}.log",
+    conda:
+        "../envs/fadepth.yaml"
     params:
+        flags=flags,
         rows=lambda wildcards: rows_of(STUDIES[f"table_{wildcards.study}"]),
     shell:
-        "{FADEPTH} effects table_{wildcards.study} --output {output.csv:q} {FLAGS} --log {log:q}"
+        "python -m fadepth effects table_{wildcards.study} --output {output.csv:q} {params.flags} --log {log:q}"
 
 
 rule compile_tables:
@@ -52,5 +58,7 @@ rule compile_tables:
         pdf="reports/tables.pdf",
     log:
         "logs/compile_tables.log",
+    conda:
+        "../envs/fadepth.yaml"
     shell:
-        "{FADEPTH} pdf {input.latex:q} --output {output.pdf:q} --log {log:q}"
+        "python -m fadepth pdf {input.latex:q} --output {output.pdf:q} --log {log:q}"

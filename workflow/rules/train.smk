@@ -20,14 +20,17 @@ rule train_teacher:
     benchmark:
         "logs/train_teacher/{teacher}.tsv"
     priority: 10
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
         gpu=GPU,
     params:
+        flags=flags,
         run=lambda wildcards: run_of(wildcards.teacher).identity,
     shell:
-        "{FADEPTH} train {wildcards.teacher} --manifest {input.manifest:q} {FLAGS}"
+        "python -m fadepth train {wildcards.teacher} --manifest {input.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
@@ -42,15 +45,18 @@ rule predict_teacher:
     log:
         "logs/predict_teacher/{teacher}.log",
     priority: 10
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
         gpu=GPU,
     params:
+        flags=flags,
         run=lambda wildcards: run_of(wildcards.teacher).identity,
     shell:
-        "{FADEPTH} predict-targets {wildcards.teacher} --manifest {input.manifest:q}"
-        " --output {output.targets:q} {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth predict-targets {wildcards.teacher} --manifest {input.manifest:q}"
+        " --output {output.targets:q} {params.flags} --threads {threads} --log {log:q}"
 
 
 rule train_student:
@@ -64,13 +70,16 @@ rule train_student:
         "runs/{student}/train.log",
     benchmark:
         "logs/train_student/{student}.tsv"
+    conda:
+        "../envs/fadepth.yaml"
     threads: 1
     resources:
         train_slot=1,
         gpu=GPU,
     params:
+        flags=flags,
         run=lambda wildcards: run_of(wildcards.student).identity,
         targets=lambda wildcards, input: (f"--targets {input.targets}" if input.targets else ""),
     shell:
-        "{FADEPTH} train {wildcards.student} --manifest {input.manifest:q} {params.targets}"
-        " {FLAGS} --threads {threads} --log {log:q}"
+        "python -m fadepth train {wildcards.student} --manifest {input.manifest:q} {params.targets}"
+        " {params.flags} --threads {threads} --log {log:q}"

@@ -13,6 +13,7 @@ from fadepth.data.check.soundness import reason_of
 from fadepth.data.check.walk import Need, Walked
 from fadepth.data.ddad import TRAINING, VALIDATION, DdadScene, read_scene_list
 from fadepth.errors import FadepthError
+from fadepth.paths import require_below
 
 #: Split -> (scenes, samples) of the data set (https://github.com/TRI-ML/DDAD, `README.md`).
 PUBLISHED = {"train": (150, 12_650), "val": (50, 3_950)}
@@ -53,8 +54,12 @@ class DdadInventory:
         self._missing_list = scene_list is None and not (root / "ddad.json").exists()
         self._scenes: dict[str, list[str]] = {split: [] for split in _SPLITS}
         if not self._missing_list:
-            listed = read_scene_list(scene_list or root / "ddad.json")
-            self._scenes = {split: listed[key] for split, key in _SPLITS.items()}
+            path = scene_list or root / "ddad.json"
+            listed = read_scene_list(path)
+            self._scenes = {
+                split: [require_below(name, path, "scene_splits") for name in listed[key]]
+                for split, key in _SPLITS.items()
+            }
 
     def needs(self) -> Iterator[Need]:
         """Per scene its file and calibration, images and scans."""
@@ -70,6 +75,8 @@ class DdadInventory:
             scene = DdadScene(path)
             # Samples mostly share a calibration; it is there once for each.
             description = list(dict.fromkeys([path, *scene.description]))
+            for file in description:
+                require_below(file.relative_to(self.root).as_posix(), path, "a calibration_key")
             samples = [self._sample(scene, sample) for sample in scene.samples]
             sentence = self._sentence(scene)
         except FadepthError as error:
@@ -95,11 +102,11 @@ class DdadInventory:
             if "image" in datum and sensor.lower() in self._wanted:
                 image = datum["image"]
                 size = (int(image["height"]), int(image["width"]))
-                path = scene.folder / image["filename"]
+                path = scene.folder / require_below(image["filename"], scene.path, "an image")
                 needs.append(Need(group, "images", image["filename"], (path,), size))
         scan = next((d["point_cloud"] for d in sample.values() if "point_cloud" in d), None)
         if scan is not None:
-            path = scene.folder / scan["filename"]
+            path = scene.folder / require_below(scan["filename"], scene.path, "a point_cloud")
             needs.append(Need(group, "lidar scans", scan["filename"], (path,)))
         return needs
 

@@ -52,7 +52,7 @@ class Listed:
         `train*` and `val*` are what they say, a list in a folder `eigen_benchmark` is a
         benchmark, all others are test lists.
         """
-        frames = tuple(kitti.read_split(path))
+        frames = tuple(kitti_splits.read_frames(path))
         published = kitti_splits.identify(path)
         name = f"{path.resolve().parent.name}/{path.name}"
         folder, file = (published.name if published else name).split("/")

@@ -1,0 +1,182 @@
+"""Kills, and what they would leave behind: locks that nobody holds, jobs that nobody waits for.
+
+The kernel gives up a file lock when its process ends, however it ends. So who holds one is alive,
+and what lies about without one may be cleared away. Snakemake's own locks are files that stay.
+"""
+
+import fcntl
+import logging
+import os
+import platform
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+from filelock import FileLock, Timeout
+
+from fadepth.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+#: Names the workflow's process to its jobs: pid and time of its start.
+WORKFLOW = "FADEPTH_WORKFLOW"
+
+#: After its last job Snakemake ends within so many seconds, or never.
+_LONGEST_END = 5.0
+
+#: How often a job looks whether its workflow is still there, seconds.
+_LOOK_EVERY = 0.5
+
+
+# The workflow's process
+
+
+def claim_folder(state: Path) -> IO[bytes]:
+    """Mark this Snakemake as alive in a working folder; clear locks that dead ones left.
+
+    Several Snakemakes may work in one folder, as long as Snakemake's own locks let them. Each
+    holds a shared lock here from the moment it reads the Snakefile. Who can have it alone knows
+    that no other is alive, and that the files in `locks/` are left over.
+
+    Args:
+        state: the folder's `.snakemake`.
+
+    Returns:
+        What holds the lock: it is given up when this is closed or the process ends.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    alive = (state / "fadepth.alive").open("ab")
+    owner, here = state / "fadepth.host", platform.node()
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # another one is alive: its locks stand
+    except OSError:
+        return alive  # a file system without locks: Snakemake's own stay until --unlock
+    else:
+        # Some network file systems keep locks within one host: there, only the same host knows.
+        same_host = not owner.exists() or owner.read_text().strip() in ("", here)
+        if (state / "locks").exists() and same_host:
+            shutil.rmtree(state / "locks", ignore_errors=True)
+    fcntl.flock(alive, fcntl.LOCK_SH)
+    if not owner.exists() or owner.read_text().strip() != here:
+        write_atomic(owner, here + "\n")
+    return alive
+
+
+def name_workflow() -> str:
+    """What `WORKFLOW` holds for jobs of this process."""
+    return f"{os.getpid()}:{psutil.Process().create_time()}"
+
+
+def pass_on_termination() -> None:
+    """SIGTERM to Snakemake also ends its jobs, which save a checkpoint; call it once.
+
+    Snakemake answers SIGTERM by starting nothing new and waiting, for days if a training takes
+    days. It sets its own handler after the Snakefile is read, so the signal is heard at the
+    descriptor that Python writes every signal's number to, whoever handles it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    # A thread's argument keeps both ends open.
+    threading.Thread(target=_pass_on, args=(heard, told), daemon=True).start()
+
+
+def _pass_on(heard: socket.socket, _told: socket.socket) -> None:
+    while signal.SIGTERM not in heard.recv(64):
+        pass
+    # Once Snakemake has noted that it is to start nothing new.
+    time.sleep(0.2)
+    jobs = [*jobs_of(psutil.Process())]
+    for job in jobs:
+        with suppress(psutil.NoSuchProcess):
+            job.terminate()
+    psutil.wait_procs(jobs)
+    time.sleep(_LONGEST_END)
+    # Its handler takes a lock that its own thread may hold at that moment (9.27), and then it
+    # waits for itself. An interrupt leads out of there.
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def jobs_of(process: psutil.Process) -> Iterator[psutil.Process]:
+    """What the shells below a process run: not the shells, and not a training's own workers."""
+    with suppress(psutil.NoSuchProcess):
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):
+                if child.name() in ("sh", "bash", "dash"):
+                    yield from jobs_of(child)
+                else:
+                    yield child
+
+
+# Its jobs
+
+
+def end_with_workflow() -> None:
+    """In a job of the workflow: SIGTERM to itself when the workflow's process is gone.
+
+    After SIGKILL, or when memory ran out, nobody tells the jobs. A training that went on alone
+    would write beside the one that the next call starts.
+    """
+    named = os.environ.get(WORKFLOW)
+    if named:
+        threading.Thread(target=_watch, args=(named,), daemon=True).start()
+
+
+def _watch(named: str) -> None:
+    while _is_alive(named):
+        time.sleep(_LOOK_EVERY)
+    log.warning("the workflow's process is gone: this job ends, and the next call goes on")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_alive(named: str) -> bool:
+    pid, _, started = named.partition(":")
+    try:
+        process = psutil.Process(int(pid))
+        # A number is given to another process one day.
+        return (
+            process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Only one process at a time trains into a run's folder; another one waits for its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("waiting for another process that still writes to %s", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a process holds `sole_writer` of a run's folder."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
