@@ -116,8 +116,9 @@ def load_checkpoint(
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        old, resumed = content["identity"], Resumed(**content["resumed"])
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, OSError):
+        old, resumed = dict(content["identity"]), Resumed(**content["resumed"])
+    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, ValueError,
+            OSError):  # fmt: skip
         log.warning("%s cannot be read: the training starts from the beginning", path)
         return None
     new = asdict(identity)

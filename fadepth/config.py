@@ -86,6 +86,16 @@ def names_checked(named: dict[str, Named]) -> dict[str, Named]:
     return named
 
 
+def _folder_name(value: str) -> str:
+    """A label that folders, log files and MLflow's experiments carry."""
+    if not re.fullmatch(r"\w[\w.+-]{0,49}", value):
+        raise ValueError(
+            "must be at most 50 letters, digits, '_', '.', '+' or '-', the first none of the last "
+            "three, since folders carry it"
+        )
+    return value
+
+
 def _distinct_cameras(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value or len({name.lower() for name in value}) != len(value):
         raise ValueError("must be distinct camera names such as [CAMERA_01, CAMERA_05]")
@@ -146,6 +156,11 @@ class DataSettings(Settings):
         "each start; in one memory-mapped file beside the manifest, made once",
         json_schema_extra=NO_IDENTITY,
     )
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits_folders(cls, value: str) -> str:
+        return _folder_name(value)
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -414,6 +429,14 @@ class OdometrySettings(Settings):
     sequences: tuple[str, ...] = Field(
         ("09", "10"), description="sequences with ground truth", json_schema_extra=NO_IDENTITY
     )
+
+    @field_validator("sequences")
+    @classmethod
+    def _names_fit_folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[0-9]{2}", name):
+                raise ValueError("must be numbers of two digits in quotes, such as ['09', '10']")
+        return value
 
 
 class Config(Settings):

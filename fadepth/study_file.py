@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fadepth.config import Config, Settings, load_yaml, names_checked
 from fadepth.errors import FadepthError
+from fadepth.paths import study_path_checked, study_settings_checked
 from fadepth.run import Baseline
 
 #: What a table shows of its rows, beside factors and seeds (`fadepth.report.measures`).
@@ -65,6 +66,11 @@ class Factor(Settings):
 
     @field_validator("levels")
     @classmethod
+    def _paths_stay_below(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: study_settings_checked(settings) for name, settings in value.items()}
+
+    @field_validator("levels")
+    @classmethod
     def _two_levels(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if len(value) < 2:
             raise ValueError("must name at least two levels, the plain one first")
@@ -85,6 +91,16 @@ class StudyRow(Settings):
     least_side: int = Field(
         0, ge=0, description="shorter side of images, pixels, below which the row is left out"
     )
+
+    @field_validator("settings")
+    @classmethod
+    def _paths_stay_below(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return study_settings_checked(value)
+
+    @field_validator("predictions")
+    @classmethod
+    def _path_stays_below(cls, value: str | None) -> str | None:
+        return None if value is None else study_path_checked(value)
 
 
 class StudyFile(Settings):

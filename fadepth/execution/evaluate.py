@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fadepth.arrays import mapped_array
 from fadepth.config import expand, find_benchmark
 from fadepth.data.kitti import read_image
 from fadepth.data.kitti_odometry import read_sequence, seen_in_training
 from fadepth.data.kitti_splits import identify_frames
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
+from fadepth.devices import hold_device
 from fadepth.errors import FadepthError
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
@@ -85,6 +87,7 @@ def network_function(model: Path, device: torch.device) -> tuple[PredictImage, i
 
 def network_predictor(run: Run, runs: Path, root: Path, protocol: Protocol) -> tuple[Predict, int]:
     """Folded network of a run as a function from frames to disparity, and its parameters."""
+    hold_device(run.config.training.device, f"evaluate {run.id}")
     device = choose_device(run.config.training.device)
     network, parameters = network_function(runs / run.id / "model.pt", device)
     size = run.config.data.height, run.config.data.width
@@ -117,12 +120,7 @@ def read_predictions(path: Path, frames: Sequence[Frame]) -> Predict:
     Raises:
         FadepthError: the file is no such array, or is of another number of images.
     """
-    try:
-        maps = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        raise FadepthError(
-            f"{path} is no array of numpy's (.npy): save disparities there, (images, h, w)"
-        ) from None
+    maps = mapped_array(path, "save disparities there, (images, h, w)")
     if maps.ndim != 3 or len(maps) != len(frames):
         raise FadepthError(
             f"{path} has shape {maps.shape}: expected one disparity map for each of "
@@ -257,6 +255,7 @@ def measure_robustness(
     set_threads(threads)
     manifest = Manifest.read(manifest_path)
     settings, data = run.config.evaluation, run.config.data
+    hold_device(run.config.training.device, f"evaluate {run.id}")
     device = choose_device(run.config.training.device)
     network, _ = network_function(runs / run.id / "model.pt", device)
     # A mirrored pass would hide what the mirrored condition is there to show.
@@ -377,6 +376,7 @@ def evaluate_odometry(run: Run, name: str, runs: Path, trained_on: Path, threads
     seen = seen_in_training(name, drives)
     if seen:
         log.warning("sequence %s is of a drive that the run was trained on", name)
+    hold_device(run.config.training.device, f"evaluate {run.id}")
     device = choose_device(run.config.training.device)
     predict = pose_predictor(runs / run.id / "model.pt", (data.height, data.width), device)
     poses = predict_trajectory(sequence, predict, tell_progress("pair"))

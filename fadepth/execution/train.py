@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from fadepth.arrays import mapped_array
 from fadepth.checkpoint import Identity
 from fadepth.data.cache import CacheKey, ImageCache, present_cache
 from fadepth.data.dataset import TrainingFrames
@@ -134,4 +135,7 @@ def checked_targets_of(
         return None
     key, predict = targets_of(run.teacher, runs, manifest, images)
     own = path.resolve() == (runs / run.teacher.id / "targets.npy").resolve()
-    return checked_targets(path, key, predict if own else None)
+    digest = checked_targets(path, key, predict if own else None)
+    # Who forges a file can forge its label: it must be an array, and not run anything.
+    mapped_array(path, "delete it and run the workflow again")
+    return digest

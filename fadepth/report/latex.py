@@ -170,9 +170,16 @@ def _decomposed(character: str) -> str:
     return f"\\{_ACCENTS[signs]}{{{letter}}}" if known else letter
 
 
+#: Maths of a header: letters, signs that `escape_latex` itself writes, and plain indices of them. A
+#: study may name columns, and `$\input{...}$` or `$^^5cinput$` would read the user's files.
+_NAMES = {name for sign in _MATHS.values() for name in re.findall(r"\\([A-Za-z]+)", sign)}
+_ATOM = rf"(?:\\(?:{'|'.join(sorted(_NAMES))})(?![A-Za-z])|[A-Za-z0-9 ,.()<>=+-])"
+_HEADER_MATHS = re.compile(rf"(\$(?:{_ATOM}(?:[_^](?:[A-Za-z0-9]|\{{[A-Za-z0-9]+\}}))?)+\$)")
+
+
 def escape_latex_header(text: str) -> str:
-    r"""Escape what lies outside of `$...$`: `a_b $\delta_1$` -> `a\_b $\delta_1$`."""
-    parts = re.split(r"(\$[^$]*\$)", text)
+    r"""Escape what lies outside of plain maths: `a_b $\delta_1$` -> `a\_b $\delta_1$`."""
+    parts = _HEADER_MATHS.split(text)
     return "".join(part if index % 2 else escape_latex(part) for index, part in enumerate(parts))
 
 

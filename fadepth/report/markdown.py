@@ -12,7 +12,8 @@ _STYLE: dict[Mark, str] = {"best": "**{}**", "second": "<ins>{}</ins>"}
 
 def escape_markdown(text: str) -> str:
     """Escape plain text for a cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<>\[\]~])", r"\\\1", " ".join(text.split()))
+    # `&lt;` in a text is five characters, not one.
+    return re.sub(r"([\\`*_|<>\[\]~$]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
 
 
 def markdown_text(table: Table, level: int = 3) -> str:

@@ -38,6 +38,7 @@ def draw_trajectory(
     axes.set_xlabel("x, metres")
     axes.set_ylabel("z, metres")
     axes.set_title(f"KITTI odometry {sequence.name}, {len(true)} frames")
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)  # a label with a dollar is no formula
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -177,7 +177,8 @@ def _table(entry: PageTable) -> dict[str, Any]:
             _fragment(table, level=4 if index else 3)
             for index, table in enumerate(_family(entry.table))
         ],
-        "files": [(FORMATS.get(form, form), link) for form, link in entry.files.items()],
+        # Quoted, no `:` is left that could make a scheme of its beginning.
+        "files": [(FORMATS.get(form, form), quote(link)) for form, link in entry.files.items()],
     }
 
 

@@ -160,6 +160,12 @@ def test_touched_code_settings_and_studies_change_nothing(project: Project) -> N
     assert planned(project, *SMOKE) == {}
 
 
+def test_the_text_of_a_rule_trains_nothing(project: Project) -> None:
+    """What a rule's command does is in params; where it logs to, or a space, is not."""
+    edit(project, "workflow/rules/train.smk", lambda text: text.replace("train {", "train  {"))
+    assert trainings(planned(project, *SMOKE)) == 0
+
+
 def test_words_of_a_study_train_nothing(project: Project) -> None:
     edit(project, "ablations/components.yaml", lambda text: "# Why.\n" + text.replace("APX", "apx"))
     assert trainings(planned(project, *SMOKE)) == 0

@@ -22,7 +22,7 @@ rule prepare_data:
         flags=flags,
         data=data_state,
     shell:
-        "python -m fadepth data manifest --dataset {wildcards.dataset} --output {output.manifest:q} {params.flags}"
+        "python -m fadepth data manifest --dataset {wildcards.dataset:q} --output {output.manifest:q} {params.flags}"
         " --threads {threads} --log {log:q}"
 
 
