@@ -105,7 +105,7 @@ def snakemake_call(target: str, presets: list[Path] | None, override: str) -> st
     words = ["snakemake", "--cores", "8", target]
     if presets and presets != [DEFAULT_PRESET]:
         words += ["--configfile", *map(str, presets)]
-    if extra := parse_override(override):
+    if extra := merge({}, parse_override(override)):
         words += ["--config", *(f"{key}={json.dumps(value)}" for key, value in extra.items())]
     return shlex.join(words)
 

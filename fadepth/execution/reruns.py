@@ -6,10 +6,6 @@ never there, and the reason is how it differs from the run that its row had befo
 """
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +14,12 @@ from pathlib import Path
 from time import localtime, strftime
 from typing import Any
 
-from fadepth.config import merge
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.execution.changes import Change, Facts, read_settings, run_changes
 from fadepth.execution.status import Board, RunState
-from fadepth.fingerprint import PACKAGE, module_fingerprints
+from fadepth.execution.workflow import ask_snakemake
+from fadepth.fingerprint import module_fingerprints
 from fadepth.run import TRAINED, Run, RunKind
 from fadepth.study import Study, unique_runs
 
@@ -49,20 +45,6 @@ class PlannedFile:
     due: bool
 
 
-def snakefile() -> Path:
-    """The Snakefile of the working folder, else the one of this checkout.
-
-    Raises:
-        FadepthError: there is neither.
-    """
-    for path in (Path("Snakefile"), PACKAGE.parent / "Snakefile"):
-        if path.is_file():
-            return path
-    raise FadepthError(
-        "there is no Snakefile here or beside the package: call this in the folder of a checkout"
-    )
-
-
 def planned_files(
     targets: Sequence[str], presets: Sequence[Path], overrides: Mapping[str, Any]
 ) -> list[PlannedFile]:
@@ -71,26 +53,7 @@ def planned_files(
     Raises:
         FadepthError: Snakemake cannot plan these targets; its own sentence is told.
     """
-    command = [sys.executable, "-m", "snakemake", *targets, "--summary", "--cores", "1"]
-    # It only looks: a running workflow may hold the lock, and what was cut short counts as due.
-    command += ["--nolock", "--rerun-incomplete", "--snakefile", str(snakefile())]
-    if presets:
-        command += ["--configfile", *map(str, presets)]
-    if overrides:
-        # Snakemake takes no dotted keys.
-        nested = merge({}, dict(overrides))
-        command += ["--config", *(f"{k}={json.dumps(v)}" for k, v in nested.items())]
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    if result.returncode:
-        raise FadepthError(f"snakemake cannot plan {' '.join(targets)}: {_problem(result.stderr)}")
-    return parse_summary(result.stdout)
+    return parse_summary(ask_snakemake(targets, presets, overrides, "--summary"))
 
 
 def parse_summary(text: str) -> list[PlannedFile]:
@@ -115,18 +78,6 @@ def parse_summary(text: str) -> list[PlannedFile]:
             name, rule, status, plan = (line[column] for column in columns)
             files.append(PlannedFile(name, rule, status, plan == "update pending"))
     return files
-
-
-def _problem(stderr: str) -> str:
-    """Snakemake's sentence, without the place in its files and the traceback."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    starts = [n for n, line in enumerate(lines) if re.match(r"\w*(Error|Exception)\b", line)]
-    told = lines[starts[0] :] if starts else lines[-3:]
-    ends = [n for n, line in enumerate(told) if line.startswith(("Wildcards:", "Traceback"))]
-    told = told[: ends[0]] if ends else told
-    while len(told) > 1 and re.match(r"(\w+ in (rule|file) .*|\w*Error:)$", told[0]):
-        told = told[1:]
-    return " ".join(told) or "it gave no reason"
 
 
 # What is known of earlier runs

@@ -1,10 +1,20 @@
-"""What the workflow's jobs inherit from the process that reads the Snakefile."""
+"""Between the package and Snakemake: what jobs inherit from it, and how commands ask it."""
 
+import json
 import os
+import re
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fadepth.config import merge
+from fadepth.errors import FadepthError
+from fadepth.fingerprint import PACKAGE
 from fadepth.survival import WORKFLOW, name_workflow
+
+_CHECKOUT = PACKAGE.parent
 
 
 def set_environment(checkout: Path) -> None:
@@ -24,3 +34,60 @@ def set_environment(checkout: Path) -> None:
 def _first(entry: str, others: str | None) -> str:
     rest = [part for part in (others or "").split(os.pathsep) if part and part != entry]
     return os.pathsep.join([entry, *rest])
+
+
+def find_snakefile(folder: Path) -> Path:
+    """The folder's `Snakefile`, else that of the checkout.
+
+    Raises:
+        FadepthError: there is neither.
+    """
+    for path in (folder / "Snakefile", _CHECKOUT / "Snakefile"):
+        if path.is_file():
+            return path
+    raise FadepthError(
+        f"there is no Snakefile in {folder} nor in {_CHECKOUT}: call fadepth in a checkout"
+    )
+
+
+def ask_snakemake(
+    targets: Sequence[str], presets: Sequence[Path], overrides: Mapping[str, Any], *options: str
+) -> str:
+    """What Snakemake prints for the targets when called with options that start nothing.
+
+    Raises:
+        FadepthError: Snakemake refuses; what it says is passed on.
+    """
+    # Targets come first: --configfile would take them for files.
+    command = [sys.executable, "-m", "snakemake", *targets, *options]
+    # It only looks: a running workflow may hold the lock, and what was cut short counts as due.
+    command += ["--nolock", "--rerun-incomplete"]
+    command += ["--snakefile", str(find_snakefile(Path.cwd()))]
+    command += ["--cores", str(len(os.sched_getaffinity(0)))]
+    if presets:
+        command += ["--configfile", *map(str, presets)]
+    if overrides:
+        # Snakemake knows no dotted keys.
+        nested = merge({}, dict(overrides))
+        command += ["--config", *(f"{key}={json.dumps(value)}" for key, value in nested.items())]
+    inherited = os.environ | {"PYTHONPATH": _first(str(_CHECKOUT), os.environ.get("PYTHONPATH"))}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=inherited)
+    if result.returncode:
+        raise FadepthError(f"snakemake cannot plan {' '.join(targets)}: {_sentence(result.stderr)}")
+    return result.stdout
+
+
+def _sentence(stderr: str) -> str:
+    """What Snakemake has to say, without its greetings, headings and tracebacks."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if any(line.startswith("Traceback (most recent call last)") for line in lines):
+        return lines[-1]
+    told = []
+    for line in lines:
+        if line in ("Wildcards:", "Traceback:") or line.startswith('File "'):
+            break
+        greeting = line.startswith(("Using ", "Building DAG", "Assuming ", "host: "))
+        heading = re.match(r"^(\w*(Error|Exception)( in .*)?|Error):$", line)
+        if not greeting and not heading:
+            told.append(line)
+    return " ".join(told) or "it gives no reason"

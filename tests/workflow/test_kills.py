@@ -305,7 +305,7 @@ def test_one_failing_variant_stops_no_other(tmp_path: Path, repository: Path) ->
     """All else is finished, and the partial table says what is missing."""
     project = make_small_project(tmp_path / "work", repository)
     study = project.folder / "ablations" / "small.yaml"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"label": "SmallDepth"},
         {"label": "far too fast", "settings": {"training.learning_rate": 1e30}},
         {"label": "+ pyramid loss", "settings": {"loss.pyramid.enabled": True}},

@@ -76,8 +76,10 @@ def write_rows(project: Project, rows: list[dict[str, Any]]) -> None:
 
 def test_two_swapped_switches_train_exactly_their_two_runs(project: Project) -> None:
     """Snakemake compares the values of params without their names: {on, off} = {off, on}."""
-    target = ("reports/table_views.csv", "--configfile", "config/smoke.yaml")
-    target += ("--config", "seeds=[1,2]")
+    target = (
+        *("reports/table_views.csv", "--configfile", "config/smoke.yaml"),
+        *("--config", "seeds=[1,2]"),
+    )
 
     def rows(flip: bool, jitter: bool) -> list[dict[str, Any]]:
         on = {"loss.pyramid.enabled": True}

@@ -19,6 +19,8 @@ rule evaluate_run:
         per_image="runs/{network}/per_image.csv",
     log:
         "logs/evaluate_run/{network}.log",
+    benchmark:
+        "logs/evaluate_run/{network}.tsv"
     conda:
         "../envs/fadepth.yaml"
     threads: 1
@@ -65,6 +67,8 @@ rule evaluate_robustness:
         per_image="runs/{student}/robustness_per_image.csv",
     log:
         "logs/evaluate_robustness/{student}.log",
+    benchmark:
+        "logs/evaluate_robustness/{student}.tsv"
     conda:
         "../envs/fadepth.yaml"
     threads: 1
@@ -87,6 +91,8 @@ rule evaluate_grid:
         grid="runs/{network}/grid.json",
     log:
         "logs/evaluate_grid/{network}.log",
+    benchmark:
+        "logs/evaluate_grid/{network}.tsv"
     conda:
         "../envs/fadepth.yaml"
     threads: 1
@@ -135,6 +141,8 @@ rule evaluate_benchmark:
         per_image="runs/{network}/benchmarks/{benchmark}/per_image.csv",
     log:
         "logs/evaluate_benchmark/{benchmark}/{network}.log",
+    benchmark:
+        "logs/evaluate_benchmark/{benchmark}/{network}.tsv"
     conda:
         "../envs/fadepth.yaml"
     threads: 1

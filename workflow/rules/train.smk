@@ -44,6 +44,8 @@ rule predict_teacher:
         label="runs/{teacher}/targets.json",
     log:
         "logs/predict_teacher/{teacher}.log",
+    benchmark:
+        "logs/predict_teacher/{teacher}.tsv"
     priority: 10
     conda:
         "../envs/fadepth.yaml"
