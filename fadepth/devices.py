@@ -84,8 +84,8 @@ def _choice(wanted: str, devices: list[str]) -> list[str]:
     number = int(named[1])
     if devices and number >= len(devices):
         raise FadepthError(
-            f"training.device is '{wanted}' but there are {len(devices)} GPUs "
-            f"({', '.join(devices)}), counted from 0: use 'auto' for any of them"
+            f"training.device is '{wanted}' but the GPUs, counted from 0, are only "
+            f"{', '.join(devices)}: use 'auto' for any of them"
         )
     return devices[number : number + 1]
 
@@ -163,8 +163,8 @@ def _wait_for(devices: Sequence[str], task: str, held: ExitStack) -> str:
                 return device
         if time.monotonic() - told >= _TELL_EVERY:
             told = time.monotonic()
-            busy = "; ".join(f"{device} by {_read_holder(lock_path(device))}" for device in devices)
-            log.warning("waiting for one of %d GPUs: held are %s", len(devices), busy)
+            busy = [f"{name} is held by {_read_holder(lock_path(name))}" for name in devices]
+            log.warning("waiting for a GPU: %s", "; ".join(busy))
         # Not all at the same moment, so that none of the waiting is always late.
         time.sleep(random.uniform(0.1, 0.3))
 

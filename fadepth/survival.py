@@ -145,9 +145,7 @@ def _is_alive(named: str) -> bool:
     try:
         process = psutil.Process(int(pid))
         # A number is given to another process one day.
-        return (
-            process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
-        )
+        return process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError):
         return False
 

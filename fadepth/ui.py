@@ -10,13 +10,17 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 from typing import IO
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from fadepth.errors import FadepthError
-from fadepth.tracking import database_file, store_uri, study_links
+from fadepth.tracking import database_file, is_server, store_uri, study_links
 
 HOST, PORT = "127.0.0.1", 5000
 #: Where `fadepth ui` serves unless told otherwise.
@@ -26,7 +30,33 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 
 
-def serve(store: str, port: int = PORT, host: str = HOST) -> None:
+@dataclass
+class _Request:
+    """Whether somebody asked for the end."""
+
+    to_end: bool = False
+
+
+def page_address(store: str) -> str:
+    """Where the pages of a store are, or will be."""
+    if not is_server(store):
+        return ADDRESS
+    parts = urlsplit(store)
+    # Without a name and password, if the address has them.
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def print_links(store: str) -> None:
+    """Print where a server shows each study.
+
+    Raises:
+        FadepthError: the server does not answer.
+    """
+    base_url = page_address(store)
+    print("\n".join([f"MLflow is at {base_url}", *_links(store, base_url)]), flush=True)
+
+
+def serve(store: str, port: int = PORT) -> None:
     """Run the MLflow server until Ctrl-C or SIGTERM; print where to look once it answers.
 
     Raises:
@@ -35,57 +65,89 @@ def serve(store: str, port: int = PORT, host: str = HOST) -> None:
     path = database_file(store)
     if path is not None and not path.exists():
         raise FadepthError(f"{path} does not exist: fill it from runs/ with 'fadepth track'")
-    _check_port_is_free(host, port)
-    base_url = f"http://{host}:{port}"
-    print(f"Starting MLflow on {base_url} (about ten seconds) ...", flush=True)
-    with _sigterm_as_interrupt(), _server(store, port, host) as (server, log):
-        try:
-            _wait_until_up(server, log, base_url)
-            print(_greeting(store, base_url), flush=True)
-            server.wait()
-        except KeyboardInterrupt:
+    base_url = f"http://{HOST}:{port}"
+    with _port(port), _ends_asked_for() as request:
+        print(f"Starting MLflow on {base_url} (about ten seconds) ...", flush=True)
+        with _server(store, port) as (server, log):
+            is_up = _wait_until_up(server, log, base_url, request)
+            if is_up:
+                lines = [f"MLflow is up: {base_url}", *_links(store, base_url), "Ctrl-C ends it."]
+                print("\n".join(lines), flush=True)
+            while not request.to_end:
+                if server.poll() is not None:
+                    raise FadepthError(f"the MLflow server ended by itself: {_last_line(log)}")
+                sleep(0.1)
             print("\nStopping MLflow ...", flush=True)
-            return
-        raise FadepthError(f"the MLflow server ended by itself: {_last_line(log)}")
 
 
-def _check_port_is_free(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+@contextlib.contextmanager
+def _port(port: int) -> Iterator[None]:
+    """The port, for this process alone.
+
+    A server binds it after seconds only; until then the lock tells a second call.
+    """
+    taken = FadepthError(
+        f"port {port} on {HOST} cannot be used (another 'fadepth ui' has it): "
+        f"look at http://{HOST}:{port}, end it, or choose another, e.g. --port {port + 1}"
+    )
+    lock = FileLock(Path(tempfile.gettempdir()) / f"fadepth-ui-{os.getuid()}-{port}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise taken from None
+    try:
+        _check_port_is_free(port)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_port_is_free(port: int) -> None:
+    with socket.socket() as probe:
         # As the server does it: a port that merely cools down after a restart counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((HOST, port))
         except OSError as error:
             raise FadepthError(
-                f"port {port} on {host} cannot be used ({error.strerror}): "
+                f"port {port} on {HOST} cannot be used ({error.strerror}): "
                 f"end what listens there or choose another, e.g. --port {port + 1}"
             ) from None
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+def _ends_asked_for() -> Iterator[_Request]:
+    """Ctrl-C, SIGTERM and a closed terminal are noted, and interrupt nothing half-way.
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    An exception between a child's start and its handle's return would leave the child behind.
+    """
+    request = _Request()
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        request.to_end = True
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield
+        yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def _server(
-    store: str, port: int, host: str
-) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
+def _server(store: str, port: int) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
     """The server in a process group of its own, which ends with this block."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--backend-store-uri", store_uri(store), "--host", host, "--port", str(port)]
+    command += ["--host", HOST, "--port", str(port)]
     path = database_file(store)
     folder = Path.cwd() if path is None else path.parent
-    if path is not None:
-        command += ["--artifacts-destination", (folder / "mlartifacts").as_uri()]
+    command += ["--artifacts-destination", (folder / "mlartifacts").as_uri()]
     environment = os.environ | {
+        # Not among the arguments, which everybody may read: it may hold a password.
+        "MLFLOW_BACKEND_STORE_URI": store_uri(store),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Eight idle workers for language model jobs otherwise (2 GB).
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -107,29 +169,27 @@ def _server(
 
 
 def _end_group(server: "subprocess.Popen[bytes]") -> None:
-    # A second Ctrl-C must not leave half of the group behind.
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        for ending in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, ending)
-            deadline = monotonic() + _STOP_SECONDS
-            while monotonic() < deadline:
-                server.poll()
-                try:
-                    os.killpg(server.pid, 0)
-                except ProcessLookupError:
-                    return
-                sleep(0.1)
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, ending)
+        deadline = monotonic() + _STOP_SECONDS
+        while monotonic() < deadline:
+            server.poll()
+            try:
+                os.killpg(server.pid, 0)
+            except ProcessLookupError:
+                return
+            sleep(0.1)
 
 
-def _wait_until_up(server: "subprocess.Popen[bytes]", log: IO[bytes], base_url: str) -> None:
+def _wait_until_up(
+    server: "subprocess.Popen[bytes]", log: IO[bytes], base_url: str, request: _Request
+) -> bool:
+    """Whether the server answers; no, if the end was asked for before it did."""
     deadline = monotonic() + _START_SECONDS
     while monotonic() < deadline:
+        if request.to_end:
+            return False
         if server.poll() is not None:
             raise FadepthError(f"the MLflow server did not start: {_last_line(log)}")
         try:
@@ -137,7 +197,7 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", log: IO[bytes], base_url: 
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{base_url}/health", timeout=2) as answer:
                 if answer.status == 200:
-                    return
+                    return True
         except (urllib.error.URLError, OSError):
             pass
         sleep(0.2)
@@ -153,13 +213,14 @@ def _last_line(log: IO[bytes]) -> str:
     return lines[-1].strip() if lines else "it said nothing"
 
 
-def _greeting(store: str, base_url: str) -> str:
+def _links(store: str, base_url: str) -> list[str]:
+    """Where each study is compared, a line an address."""
     links = study_links(store, base_url)
-    lines = [f"MLflow is up: {base_url}"]
     if not links:
-        lines.append("It holds no study yet: fill it from runs/ with 'fadepth track'")
+        return ["It holds no study yet: fill it from runs/ with 'fadepth track'"]
+    lines = []
     for name, link in links.items():
         lines += [f"  {name}", f"    charts   {link.charts}", f"    table    {link.table}"]
         if link.compare is not None:
             lines.append(f"    compare  {link.compare}")
-    return "\n".join([*lines, "Ctrl-C ends it."])
+    return lines

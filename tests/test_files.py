@@ -118,8 +118,7 @@ def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     """A reader finds one writer's content, whole, at any moment; no writer loses its own file."""
     path = tmp_path / "a.txt"
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITE_MANY, str(path), letter])
-        for letter in "abcd"
+        subprocess.Popen([sys.executable, "-c", WRITE_MANY, str(path), letter]) for letter in "abcd"
     ]
     found = set()
     while any(writer.poll() is None for writer in writers):

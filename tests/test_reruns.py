@@ -461,7 +461,7 @@ def test_without_a_reason_of_its_own_a_run_has_snakemakes(runs: Path) -> None:
     plain = row(study, "SmallDepth")
     finish(plain, runs)
     (line,) = told(study, runs, [training(plain, "rule implementation changed")])
-    assert line == "SmallDepth, seed 1: the rule in workflow/rules changed"
+    assert line == "SmallDepth, seed 1: settings or code changed"
     (line,) = told(study, runs, [training(plain, "ok")])
     assert "Snakemake was stopped before it noted the result" in line
 

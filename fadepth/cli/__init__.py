@@ -4,19 +4,15 @@ Heavy libraries are imported inside the commands, so that `fadepth --help` answe
 """
 
 import errno
-import json
 import logging
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli import bench, data, figures_lidar, reports
+from fadepth.cli import bench, data, figures_lidar, planning, reports, studies, telling, tracking
 from fadepth.cli.common import (
     RUNS,
-    STORE,
     Override,
     Presets,
     RunId,
@@ -24,14 +20,15 @@ from fadepth.cli.common import (
     find_run,
     find_study,
     load_preset,
-    load_studies,
     log,
     parse_override,
     parse_size,
     set_up_logging,
 )
 from fadepth.config import merge
-from fadepth.errors import FadepthError
+from fadepth.devices import hold_device
+from fadepth.errors import FadepthError, out_of_memory
+from fadepth.survival import end_with_workflow
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -51,6 +48,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command()(figures_lidar.lidar)
 reports.add_to(app)
+planning.add_to(app)
+studies.add_to(app)
+telling.add_to(app)
+tracking.add_to(app)
 
 #: A disk that is full or may not be written to.
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -190,6 +191,7 @@ def costs(
     from fadepth.execution.costs import measure_costs
 
     set_up_logging(f"costs {name}", log_file)
+    hold_device("auto", f"costs {name}")
     measure_costs(find_study(name, preset, override), RUNS, output, threads)
 
 
@@ -238,36 +240,6 @@ def figures(
     set_threads(threads)
     paths = draw_method_figures(output, RUNS, run or (), fit=fit, only=only or ())
     log.warning("%d figures written to %s", len(paths), output)
-
-
-@app.command()
-def runs(preset: Presets = None, override: Override = "{}") -> None:
-    """List the runs of every study, and how far each is."""
-    from rich.console import Console
-    from rich.table import Table
-
-    for study in load_studies(preset, override).values():
-        view = Table(title=f"{study.file.title} · {study.config.scale} · {study.config.data.name}")
-        for column in ("row", "run", "state"):
-            view.add_column(column, overflow="fold")
-        for row in study.rows:
-            for run in row.runs:
-                view.add_row(row.label, run.id, _state(RUNS / run.id))
-        # A file or a pipe has no width: names are not to be folded there.
-        Console(width=None if sys.stdout.isatty() else 200).print(view)
-
-
-def _state(folder: Path) -> str:
-    if (folder / "metrics.json").exists():
-        return "evaluated"
-    if (folder / "model.pt").exists():
-        return "trained"
-    progress = folder / "progress.json"
-    if progress.exists():
-        content = json.loads(progress.read_text())
-        age = time.time() - progress.stat().st_mtime
-        return f"step {content['step']}/{content['steps']}, {age:.0f} s ago"
-    return "to do"
 
 
 @app.command()
@@ -324,56 +296,32 @@ def _parts_table(title: str, parts: list["Part"]) -> "RichTable":
     return view
 
 
-@app.command()
-def track(
-    store: Annotated[str, typer.Option(help="MLflow tracking store")] = STORE,
-    preset: Presets = None,
-    override: Override = "{}",
-    everything: Annotated[bool, typer.Option("--all", help="every folder of runs/")] = False,
-    links: Annotated[
-        Path | None, typer.Option(help="file for the runs' addresses; with it nothing here fails")
-    ] = None,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
-) -> None:
-    """Mirror runs/ into MLflow; any number of times, the result is the same."""
-    from fadepth.execution.track import track_and_link, track_runs
-
-    set_up_logging("track", log_file)
-    studies = [] if everything else list(load_studies(preset, override).values())
-    if links:
-        track_and_link(studies, RUNS, store, links)
-    else:
-        track_runs(studies, RUNS, store)
-
-
-@app.command()
-def ui(
-    store: Annotated[str, typer.Option(help="MLflow tracking store")] = STORE,
-    port: Annotated[int, typer.Option(help="port on the loopback address")] = 5000,
-    preset: Presets = None,
-    override: Override = "{}",
-) -> None:
-    """Bring MLflow up to date, then serve its pages on this machine."""
-    from fadepth.ui import serve
-
-    track(store=store, preset=preset, override=override, everything=True)
-    serve(store, port)
-
-
 def main() -> None:
-    """Entry point: one sentence and exit code 2 for bad input and for a disk that refuses."""
+    """Entry point: one sentence and exit code 2 for bad input, a full disk and full memory."""
+    end_with_workflow()
     try:
         app()
+        return
     except FadepthError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno not in _REFUSED:
+        sentence = str(error)
+    except (OSError, MemoryError, RuntimeError) as error:
+        told = _refusal(error) or out_of_memory(error)
+        if not told:
             raise
-        where = error.filename2 or error.filename or "a file"
-        _fail(
-            f"{where} cannot be written ({error.strerror}): make room or choose a folder that you "
-            "may write to, then call again; what was finished before is kept"
-        )
+        sentence = told
+    # Outside of the handlers: there the traceback would still hold all that fills the memory.
+    _fail(sentence)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """One sentence for a disk that is full or may not be written to."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    where = error.filename2 or error.filename or "a file"
+    return (
+        f"{where} cannot be written ({error.strerror}): make room or choose a folder that you "
+        "may write to, then call again; what was finished before is kept"
+    )
 
 
 def _fail(sentence: str) -> None:

@@ -455,7 +455,8 @@ class _Explainer:
             return "results are new", bool(self.explained)
         if file.status == "ok":
             return "what they are made from is made anew", bool(self.explained)
-        if file.status == "params changed":
+        # The text of a rule is no reason here (profiles/default), but Snakemake names it first.
+        if file.status in ("params changed", "rule implementation changed"):
             return _PARAMS.get(file.rule.partition("_")[0], "rows or code changed"), False
         return _SAID.get(file.status, file.status), False
 
@@ -464,7 +465,7 @@ class _Explainer:
 _SAID = {
     "missing": "not there, never made or deleted",
     "updated input files": "what they are made from is newer",
-    "rule implementation changed": "the rule in workflow/rules changed",
+    "rule implementation changed": "settings or code changed",
     "set of input files changed": "made from other files than before",
     "params changed": "settings or code changed",
 }

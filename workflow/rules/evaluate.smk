@@ -26,6 +26,7 @@ rule evaluate_run:
     threads: 1
     resources:
         train_slot=1,
+        gpu=GPU,
     params:
         flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.network).evaluation_identity,
@@ -74,6 +75,7 @@ rule evaluate_robustness:
     threads: 1
     resources:
         train_slot=1,
+        gpu=GPU,
     params:
         flags=flags,
         evaluation=lambda wildcards: run_of(wildcards.student).robustness_identity,
@@ -148,6 +150,7 @@ rule evaluate_benchmark:
     threads: 1
     resources:
         train_slot=1,
+        gpu=GPU,
     params:
         flags=flags,
         evaluation=lambda wildcards: told(
@@ -186,6 +189,7 @@ rule evaluate_odometry:
     threads: 1
     resources:
         train_slot=1,
+        gpu=GPU,
     params:
         flags=flags,
         evaluation=lambda wildcards: told(
