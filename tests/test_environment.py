@@ -109,6 +109,19 @@ def test_conda_pins_are_the_locks(
     assert conda_pins == {name: lock[name] for name in direct}
 
 
+def test_rules_environment_is_what_the_package_runs_with(
+    repository: Path, pyproject: dict[str, Any], conda: dict[str, Any]
+) -> None:
+    """`snakemake --sdm conda` installs environment.yml without what only developers need."""
+    rules = yaml.safe_load((repository / "workflow" / "envs" / "fadepth.yaml").read_text())
+    needed = {canonicalize_name(Requirement(r).name) for r in pyproject["project"]["dependencies"]}
+    names = {CONDA_ALIASES.get(line.split("=")[0], line.split("=")[0]) for line in
+             rules["dependencies"]}  # fmt: skip
+    assert names == needed | {"python"}
+    assert set(rules["dependencies"]) <= {str(line) for line in conda["dependencies"]}
+    assert rules["channels"] == conda["channels"]
+
+
 def test_one_python_everywhere(
     repository: Path, pyproject: dict[str, Any], conda: dict[str, Any]
 ) -> None:

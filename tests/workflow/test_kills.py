@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -18,7 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from difflib import unified_diff
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 import psutil
@@ -183,7 +186,7 @@ def test_twenty_kills_change_no_number(
     record_property("figure", f"kills survived: {happened} of {KILLS} over a chain of {jobs} jobs")
     record_property("figure", f"files compared: {compared}; differences: {len(different)}")
     for name in different:
-        print(name, content_of(peace.folder, name), content_of(war.folder, name), sep="\n")
+        print(name, *difference(content_of(peace.folder, name), content_of(war.folder, name)))
     assert different == []
     assert happened >= 0.8 * KILLS, "most of the calls had ended before they were killed"
     assert left_over(war.folder) == []
@@ -227,6 +230,15 @@ def compare(one: Path, other: Path) -> tuple[list[str], int]:
     return different, len(names)
 
 
+def difference(one: object, other: object) -> list[str]:
+    """Where two contents part, for people."""
+    texts = [
+        content.decode(errors="replace") if isinstance(content, bytes) else pformat(content)
+        for content in (one, other)
+    ]
+    return ["\n".join(unified_diff(*(text.splitlines() for text in texts), n=0, lineterm=""))]
+
+
 def results_of(folder: Path) -> set[str]:
     """All results and checkpoints; logs tell of times and of attempts."""
     return {
@@ -254,6 +266,9 @@ def content_of(folder: Path, name: str) -> object:
         return None
     if path.name == "mlflow.db":
         return shown_in_mlflow(path)
+    if path.name.endswith(".provenance.json"):
+        times = re.compile(r'^\s*"(started|ended)": .*\n', re.MULTILINE)
+        return times.sub("", path.read_text())
     if path.name == "mlflow.json":
         return sorted(json.loads(path.read_text()))  # addresses hold ids that MLflow draws
     if path.name == "last.pt":
