@@ -12,6 +12,7 @@ import pytest
 
 from fadepth.execution.track import experiments_of, track_and_link, track_runs
 from fadepth.tracking import open_store
+from fadepth.tracking.folders import InStudy
 from tests.report.fakes import study_of, write_run, write_runs
 from tests.tracking.fakes import logged
 from tests.tracking.fakes import write_run as write_other_run
@@ -20,8 +21,13 @@ from tests.tracking.servers import free_port
 COMPONENTS = "components-synthetic_street-full"
 
 
-def labels(study) -> dict[str, str]:
-    return {run.id: row.label for row in study.rows for run in row.runs}
+def labels(study) -> dict[str, InStudy]:
+    """What a study says of its runs: its own words, factors and baseline, the first row."""
+    return {
+        run.id: InStudy(row.label, row.factors, number == 0)
+        for number, row in enumerate(study.rows)
+        for run in row.runs
+    }
 
 
 def test_a_study_is_shown_in_the_order_of_its_table_and_older_runs_after_it(tmp_path: Path):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from fadepth.files import write_atomic
 from fadepth.study import Study
+from fadepth.tracking.folders import InStudy
 
 log = logging.getLogger(__name__)
 
-#: Run id -> the row's label in a study; None: what the run's manifest says.
-Labels = dict[str, str | None]
+#: Run id -> what a study says of it; None: what the run's manifest says.
+Labels = dict[str, InStudy | None]
 
 
 def experiment_name(study: str, dataset: str, scale: str) -> str:
@@ -71,7 +72,11 @@ def experiments_of(studies: list[Study], runs: Path, everything: bool) -> dict[s
     on_disk = _experiments_on_disk(runs)
     found: dict[str, Labels] = {}
     for name, study in _named(studies).items():
-        labels: Labels = {run.id: row.label for row in study.rows for run in row.runs}
+        labels: Labels = {
+            run.id: InStudy(row.label, row.factors, row is study.baseline)
+            for row in study.rows
+            for run in row.runs
+        }
         found[name] = {run_id: label for run_id, label in labels.items() if run_id in on_disk}
     known = {run_id for labels in found.values() for run_id in labels}
     for run_id, name in on_disk.items():

@@ -225,12 +225,34 @@ class RunFolder:
         return "\n".join(changed or ["- the seed alone"])
 
 
-def plan(runs: Path, labels: Mapping[str, str | None]) -> list[RunFolder]:
+@dataclass(frozen=True)
+class InStudy:
+    """What a study says of a run; its manifest speaks for the study that it was trained for.
+
+    Attributes:
+        row: what the study calls it.
+        factors: levels of the study's own factors.
+        is_baseline: whether the others are compared with it.
+    """
+
+    row: str
+    factors: Mapping[str, str]
+    is_baseline: bool = False
+
+
+def _said(manifest: dict[str, Any], said: str | InStudy | None) -> dict[str, Any]:
+    if isinstance(said, InStudy):
+        return {**manifest, "row": said.row, "factors": dict(said.factors)}
+    return manifest if said is None else {**manifest, "row": said}
+
+
+def plan(runs: Path, labels: Mapping[str, str | InStudy | None]) -> list[RunFolder]:
     """The folders of an experiment, in the order of its table.
 
     Args:
         runs: folder of the run folders.
-        labels: run id -> what the study calls its row; None: what the run's manifest says.
+        labels: run id -> what the study says of it, or calls its row; None: what the run's
+            manifest says.
 
     Raises:
         FadepthError: a run folder is missing or half-written.
@@ -241,14 +263,16 @@ def plan(runs: Path, labels: Mapping[str, str | None]) -> list[RunFolder]:
         seen[run_id] = _file_states(runs / run_id)
         path = runs / run_id / "manifest.json"
         manifest = read_json(path, _MANIFEST_KEYS, f"start {run_id} again")
-        manifests[run_id] = manifest if label is None else {**manifest, "row": label}
+        manifests[run_id] = _said(manifest, label)
     names = _names(manifests)
     colors = _colors(manifests)
-    baseline = _baseline(manifests)
+    named = (i for i, said in labels.items() if isinstance(said, InStudy) and said.is_baseline)
+    baseline = next(named, None) or _baseline(manifests)
     folders = []
     for order, (run_id, manifest) in enumerate(manifests.items()):
         is_alive = manifest["status"] == "running" and _is_alive(runs / run_id, manifest)
         own = [manifest["row"], names[run_id], order, colors[manifest["row"]], is_alive]
+        own.append(manifest["factors"])
         compared = [] if baseline is None else [baseline, seen[baseline].get("config.yaml")]
         folders.append(
             RunFolder(

@@ -21,6 +21,7 @@ import psutil
 from fadepth.errors import FadepthError
 from fadepth.tracking.folders import (
     RUN_ID,
+    InStudy,
     Point,
     Replay,
     RunFolder,
@@ -129,12 +130,12 @@ def track(
 
 def track_experiments(
     runs: Path,
-    experiments: Mapping[str, Mapping[str, str | None]],
+    experiments: Mapping[str, Mapping[str, str | InStudy | None]],
     *,
     store: str,
     prune: bool = False,
 ) -> dict[str, TrackingSummary]:
-    """Replay several experiments at once: name -> the labels of its runs (None: the manifest's).
+    """Replay several experiments at once: name -> what is said of its runs (`plan`).
 
     Raises:
         FadepthError: as `track`.
@@ -382,7 +383,9 @@ def _log(
         # MLflow stores an infinity as the largest float, which would flatten every chart.
         Metric(key, value if math.isfinite(value) else math.nan, point.milliseconds, point.step)
         # Results first: the compare page preselects the metric that was logged first.
-        for point in [replay.results, *points]
+        # Once, with the evaluation: a training that was killed after its end has two ends, and its
+        # number of parameters would stand there twice.
+        for point in [*([replay.results] if with_results else []), *points]
         for key, value in point.values.items()
     ]
     params = [Param(key, value) for key, value in replay.params.items()]

@@ -265,6 +265,25 @@ def test_doubles_of_two_hosts_are_removed(place):
     assert after[ids[1]] == before[ids[1]]
 
 
+def test_a_training_that_ended_twice_counts_its_parameters_once(place):
+    """Killed between its end and Snakemake's note of it, it is run again and ends later."""
+    runs, store = place
+    run_id = write_run(runs, 0, "A", "student", {"apx": "off"})
+    evaluation = runs / run_id / "metrics.json"
+    content = evaluation.read_text()
+    evaluation.unlink()
+    shutil.rmtree(runs / run_id / "panels")
+    manifest = runs / run_id / "manifest.json"
+    for later in (0, 60, 120):
+        ended = json.loads(manifest.read_text()) | {"ended": START + 600 + later}
+        manifest.write_text(json.dumps(ended))
+        track(runs, store=store, experiment="ablation")
+    evaluation.write_text(content)
+    experiment_id = track(runs, store=store, experiment="ablation").experiment_id
+    history = logged(store, experiment_id)[run_id]["history"]
+    assert len(history["model/parameters_m"]) == len(history["test/abs_rel"]) == 1
+
+
 def test_killed_failed_and_diverged_runs(place):
     runs, store = place
     gone = subprocess.Popen([sys.executable, "-c", ""])

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Slurm of one node, with two made-up GPUs, for tests: `slurm_node.sh start`, `stop`, `status`.
 #
-# Only for root on Debian, with slurm-wlm and munge (`make slurm`). Slurm has one configuration a
+# Only for root on Debian, with slurm-wlm, munge and procps (`make slurm`). Slurm has one configuration a
 # machine, /etc/slurm/slurm.conf: one that this script did not write is never touched.
 set -euo pipefail
 
@@ -22,8 +22,9 @@ is_foreign() { # a file that is there, and not ours
 check() {
   [ -e /etc/debian_version ] || refuse "this is no Debian; a Slurm for tests is only set up there."
   [ "$(id -u)" = 0 ] || refuse "only root can start Slurm's daemons here."
-  for command in munged slurmctld slurmd sbatch; do
-    command -v "$command" >/dev/null || refuse "no $command: install slurm-wlm and munge (make slurm)."
+  for command in munged slurmctld slurmd sbatch pgrep; do
+    command -v "$command" >/dev/null \
+      || refuse "no $command: install slurm-wlm, munge and procps (make slurm)."
   done
   for file in "$CONF" "$GRES"; do
     if is_foreign "$file"; then
@@ -31,8 +32,6 @@ check() {
     fi
   done
 }
-
-answers() { [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; }
 
 is_alive() { # whether the process of a pid file runs, under the name that it should have
   local pid
@@ -56,7 +55,7 @@ END
   cat >"$CONF" <<END
 $MARK
 ClusterName=fadepth
-SlurmctldHost=$node
+SlurmctldHost=$node(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -104,7 +103,7 @@ start() {
   slurmctld
   slurmd
   for _ in $(seq 100); do
-    if answers; then
+    if [ "$(sinfo --noheader --format=%T 2>/dev/null)" = idle ]; then
       echo "Slurm runs: $(sinfo --version), one node, made up: 32 CPUs, 128 GB, 2 GPUs."
       return
     fi

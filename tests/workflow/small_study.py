@@ -13,6 +13,7 @@ SMALL_STUDY: dict[str, Any] = {
     "title": "Two components",
     "table": "table_kitti",
     "design": "factorial",
+    "columns": ["metrics", "grid", "parameters"],
     "baselines": ["constant"],
     "factors": {
         "pyramid": {

@@ -176,19 +176,23 @@ def test_twenty_kills_change_no_number(
 
     war = make_small_project(disk / "war", repository, training=training(repository))
     chance = random.Random(20260524)
-    kills = [kill(war, WAYS[number % len(WAYS)], chance) for number in range(KILLS)]
+    kills, done = 0, 0
+    for number in range(KILLS):
+        # Spread over the chain: the tenth comes when about half of the jobs have ended.
+        wanted = max(0, round(number * (jobs - 3) / KILLS) - done)
+        alive, ended = kill(war, WAYS[number % len(WAYS)], wanted, chance)
+        kills, done = kills + alive, done + ended
     last = Chain.start(war)
     last.end()
     assert last.process.returncode == 0, "".join(last.lines[-60:])
 
     different, compared = compare(peace.folder, war.folder)
-    happened = sum(kills)
-    record_property("figure", f"kills survived: {happened} of {KILLS} over a chain of {jobs} jobs")
+    record_property("figure", f"kills survived: {kills} of {KILLS} over a chain of {jobs} jobs")
     record_property("figure", f"files compared: {compared}; differences: {len(different)}")
     for name in different:
         print(name, *difference(content_of(peace.folder, name), content_of(war.folder, name)))
     assert different == []
-    assert happened >= 0.8 * KILLS, "most of the calls had ended before they were killed"
+    assert kills >= 0.8 * KILLS, "most of the calls had ended before they were killed"
     assert left_over(war.folder) == []
     again = war.snakemake(*TARGETS, "--configfile", PRESET)
     assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
@@ -202,22 +206,28 @@ def training(repository: Path) -> dict[str, Any]:
     return {**smoke["training"], **TRAINING}
 
 
-def kill(project: Project, way: Callable[[Chain, Project], None], chance: random.Random) -> bool:
-    """Start the chain and kill it; whether it was still alive by then."""
+def kill(
+    project: Project, way: Callable[[Chain, Project], None], wanted: int, chance: random.Random
+) -> tuple[bool, int]:
+    """Start the chain and kill it, a random while after `wanted` jobs have ended.
+
+    Returns:
+        whether it was still alive by then, and how many jobs have ended.
+    """
     chain = Chain.start(project)
-    some = chance.choice([0, 1, 1, 2])
-    chain.wait_for(lambda: chain.finished >= some and bool(chain.jobs))
+    chain.wait_for(lambda: chain.finished >= wanted and bool(chain.jobs))
     with contextlib.suppress(subprocess.TimeoutExpired):
-        chain.process.wait(chance.uniform(0, 2.5))
-    if chain.process.poll() is not None:
+        chain.process.wait(chance.uniform(0, 2.0))
+    alive = chain.process.poll() is None
+    if alive:
+        way(chain, project)
+        chain.end()
+    else:
         assert chain.process.returncode == 0, "".join(chain.lines[-60:])
-        return False
-    way(chain, project)
-    chain.end()
     text = "".join(chain.lines)
     assert "LockException" not in text, text[-3000:]
     assert "IncompleteFilesException" not in text, text[-3000:]
-    return True
+    return alive, chain.finished
 
 
 # What both have to hold
@@ -236,7 +246,8 @@ def difference(one: object, other: object) -> list[str]:
         content.decode(errors="replace") if isinstance(content, bytes) else pformat(content)
         for content in (one, other)
     ]
-    return ["\n".join(unified_diff(*(text.splitlines() for text in texts), n=0, lineterm=""))]
+    before, after = (text.splitlines() for text in texts)
+    return ["\n".join(unified_diff(before, after, n=0, lineterm=""))]
 
 
 def results_of(folder: Path) -> set[str]:

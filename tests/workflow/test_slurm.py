@@ -14,37 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from project import Project
+from studies import EARLY, EPOCH, PRESET, TABLE, make_two_rows, planned, weights
 
 pytest.importorskip("snakemake_executor_plugin_slurm")
-
-STUDY = """\
-name: cluster
-title: Two rows
-table: table_cluster
-design: explicit
-baselines: []
-rows:
-  - label: plain
-  - label: border
-    settings: {loss.border: 2}
-"""
-TABLE = "reports/table_cluster.csv"
-# Long enough to be cancelled in the first epoch, where nothing but a cancelled training saves.
-SETTINGS = "training={steps_per_epoch: 50, checkpoint_every: 1000}"
-PRESET = ("--configfile", "config/smoke.yaml", "--config", SETTINGS)
-EARLY, EPOCH = 16, 50
-
-
-def make_study(folder: Path, repository: Path) -> Project:
-    """A project of two trainings."""
-    folder.mkdir()
-    (folder / "config").symlink_to(repository / "config")
-    (folder / "ablations").mkdir()
-    (folder / "ablations" / "cluster.yaml").write_text(STUDY, encoding="utf-8")
-    return Project(folder, repository)
 
 
 def profile(repository: Path) -> tuple[str, ...]:
@@ -58,28 +32,34 @@ def profile(repository: Path) -> tuple[str, ...]:
 # What a dry run shows
 
 
-def planned(output: str, rule: str) -> list[str]:
-    """The blocks of a dry run's output that tell of a rule's jobs."""
-    return re.findall(rf"^(?:local)?rule {rule}:\n(?: .*\n)+", output, flags=re.MULTILINE)
-
-
 def test_profile_asks_slurm_for_what_this_machine_lacks(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FADEPTH_DEVICES", "")
-    project = make_study(tmp_path / "study", repository)
-    with (project.folder / "ablations" / "cluster.yaml").open("a", encoding="utf-8") as study:
-        study.write("columns: [metrics, costs]\n")
+    project = make_two_rows(tmp_path / "study", repository, columns="costs")
     plan = project.snakemake(TABLE, *PRESET, *profile(repository), "--dry-run").stdout
 
     trainings = planned(plan, "train_student")
     assert len(trainings) == 2, plan
     assert all("gpu=1" in job and "cpus_per_task=9" in job for job in trainings)
     (evaluation, _) = planned(plan, "evaluate_run")
-    assert "gpu" not in evaluation and "runtime=120" in evaluation
+    assert "gpu=1" not in evaluation and "runtime=120" in evaluation
     # By itself it takes all cores and slots of the submitting machine.
     (costs,) = planned(plan, "measure_costs")
     assert "train_slot=1," in costs and "threads" not in costs and "--exclusive" in costs
+
+
+@pytest.mark.parametrize("value", ["$(touch it)", "`touch it`", '"two words"', "it\\'s"])
+def test_settings_in_which_a_shell_would_act_are_refused(
+    tmp_path: Path, repository: Path, value: str
+) -> None:
+    """They would reach the job changed, or be carried out by `sbatch --wrap`."""
+    project = make_two_rows(tmp_path / "study", repository)
+    overrides = ("--config", f"data={{name: {value}}}")
+    answer = project.snakemake(TABLE, *overrides, *profile(repository), "--dry-run")
+    assert answer.returncode != 0
+    assert "on a cluster --config must be free of quotes" in answer.stdout
+    assert "--config must be" not in project.snakemake(TABLE, *overrides, "--dry-run").stdout
 
 
 # What a real one does
@@ -160,7 +140,7 @@ class Cluster:
 def cluster(slurm: None, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """Make the table through sbatch, with one training cancelled; then without Slurm."""
     folder = tmp_path_factory.mktemp("slurm")
-    project = make_study(folder / "cluster", repository)
+    project = make_two_rows(folder / "cluster", repository)
     command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]
     command += [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
     command += [TABLE, *PRESET, *profile(repository)]
@@ -175,7 +155,7 @@ def cluster(slurm: None, repository: Path, tmp_path_factory: pytest.TempPathFact
             status = snakemake.wait()
     output = log.read_text(encoding="utf-8")
     assert status == 0, output
-    home = make_study(folder / "home", repository)
+    home = make_two_rows(folder / "home", repository)
     result = home.snakemake(TABLE, *PRESET)
     assert result.returncode == 0, result.stdout
     return Cluster(project, cancelled, slurm_jobs(project), output, home)
@@ -214,20 +194,10 @@ def test_cancelled_training_saves_its_state_and_is_retried_from_there(cluster: C
     assert resumed and EARLY <= int(resumed[1]) < EPOCH, log
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a trained network."""
-    saved = torch.load(run / "model.pt", weights_only=True)
-    return {f"{net}.{key}": w for net in ("depth", "pose") for key, w in saved[net].items()}
-
-
 @pytest.mark.slow
 def test_results_are_those_of_an_undisturbed_run_at_home(cluster: Cluster) -> None:
-    runs = sorted(cluster.home.folder.glob("runs/*-s1-*"))
-    assert len(runs) == 2
-    for run in runs:
-        expected, found = weights(run), weights(cluster.project.folder / "runs" / run.name)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[key], found[key]) for key in expected), run.name
+    found, expected = weights(cluster.project.folder), weights(cluster.home.folder)
+    assert len(expected) == 2 and found == expected
     assert (cluster.project.folder / TABLE).read_text() == (cluster.home.folder / TABLE).read_text()
 
 
