@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CORES ?= 8
 TEST_WORKERS ?= 2
-RUFF_PATHS := fadepth tests
+RUFF_PATHS := fadepth tests profiles
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -27,7 +27,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help ablation report pdf latex test lint format ui lock clean distclean FORCE
+.PHONY: help ablation report pdf latex services test lint format ui lock clean distclean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -62,7 +62,24 @@ latex: ## install what tables.pdf and its tests need (Debian, as root); APT=no l
 	  echo "No LaTeX here: tests of tables.pdf are skipped (Debian: sudo make latex)."; \
 	fi
 
-test: lint latex ## lint, types and all tests
+# Tests send a study through a real Slurm and MLflow to a real PostgreSQL, which they start and stop
+# themselves. Not where systemd runs: there Debian would start both for good, on someone's computer.
+services: ## install Slurm and PostgreSQL for tests (Debian container, as root); APT=no leaves it
+	@missing=; \
+	command -v slurmctld >/dev/null && command -v munged >/dev/null || missing="slurm-wlm munge procps"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$(APT)" != no ] && [ "$$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] \
+	  && command -v apt-get >/dev/null; then \
+	  echo "Installing from Debian, for tests: $$missing."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	    --no-install-recommends $$missing; } >/dev/null \
+	    || echo "They could not be installed: tests that need them are skipped."; \
+	else \
+	  echo "Not here: $$missing. Tests that need them are skipped (Debian: apt install)."; \
+	fi
+
+test: lint latex services ## lint, types and all tests
 	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile
 
 lint: $(STAMP) ## ruff, snakefmt, snakemake --lint and mypy; changes nothing
@@ -108,7 +125,7 @@ distclean: ## remove everything generated: also runs/, data/, MLflow and .venv (
 	  exit 1; \
 	fi
 	$(MAKE) clean
-	rm -rf runs data logs benchmarks mlflow.db mlruns mlartifacts .snakemake .venv .venv-lock
+	rm -rf runs data logs benchmarks mlflow.db mlflow.db.lock mlruns mlartifacts .snakemake .venv .venv-lock
 
 # Written last, so that an interrupted set-up is done again. It holds the folder's name, since a
 # venv does not survive being moved: in a moved or copied checkout it is made anew.

@@ -21,6 +21,23 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+# Light work, done where Snakemake runs, also when a profile sends the other jobs to a cluster.
+localrules:
+    render_table,
+    render_effects,
+    compile_tables,
+    draw_masks,
+    draw_lidar,
+    draw_qualitative,
+    draw_pareto,
+    draw_effects,
+    draw_report_method_figures,
+    draw_method_figures,
+    link_runs,
+    render_report,
+    all_reports,
+
+
 rule all:
     """Every table of every study, the figures and the report."""
     default_target: True

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Slurm of one node, with two made-up GPUs, for tests: `slurm_node.sh start`, `stop`, `status`.
 #
-# Only for root on Debian, with slurm-wlm, munge and procps (`make slurm`). Slurm has one configuration a
+# Only for root on Debian, with slurm-wlm, munge and procps (`make services`). Slurm has one configuration a
 # machine, /etc/slurm/slurm.conf: one that this script did not write is never touched.
 set -euo pipefail
 
@@ -24,7 +24,7 @@ check() {
   [ "$(id -u)" = 0 ] || refuse "only root can start Slurm's daemons here."
   for command in munged slurmctld slurmd sbatch pgrep; do
     command -v "$command" >/dev/null \
-      || refuse "no $command: install slurm-wlm, munge and procps (make slurm)."
+      || refuse "no $command: install slurm-wlm, munge and procps (make services)."
   done
   for file in "$CONF" "$GRES"; do
     if is_foreign "$file"; then

@@ -1,6 +1,6 @@
 """A study on a real Slurm of one node, one of its jobs cancelled: the same as a study at home.
 
-`slurm_node.sh` starts the node, as root on Debian with slurm-wlm and munge (`make slurm`).
+`slurm_node.sh` starts the node, as root on Debian with slurm-wlm and munge (`make services`).
 Elsewhere only what a dry run shows is tested.
 """
 

@@ -6,6 +6,7 @@ Nothing here reads an image or imports torch: parsing stays under a second or tw
 import glob
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -48,6 +49,15 @@ PRESETS = [
     os.path.relpath(preset) for preset in workflow.overwrite_configfiles or ["config/quick.yaml"]
 ]
 OVERRIDES = dict(workflow.config_settings.config)
+
+# Executors of clusters hand --config to jobs through shells, in which some signs act.
+if workflow.global_resources["_nodes"].value is not None and re.search(
+    r"""["'`$\\\n]""", " ".join(workflow.config_settings.config_args or [])
+):
+    raise WorkflowError(
+        "on a cluster --config must be free of quotes, $, backticks, backslashes and line breaks: "
+        "write such settings into a preset and name it with --configfile"
+    )
 
 try:
     PRESET = load_preset([Path(preset) for preset in PRESETS], json.dumps(OVERRIDES))
