@@ -80,7 +80,7 @@ services: ## install Slurm and PostgreSQL for tests (Debian container, as root);
 	fi
 
 test: lint latex services ## lint, types and all tests
-	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 lint: $(STAMP) ## ruff, snakefmt, snakemake --lint and mypy; changes nothing
 	ruff check $(RUFF_PATHS)

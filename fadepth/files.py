@@ -34,7 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         # Only here: after the rename, the name may already be another writer's.
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        if not isinstance(error, OSError) or not error.errno:
+            raise
+        if error.filename in (None, str(temporary)):
             error.filename = str(path)  # what the user knows
         raise
     finally:

@@ -38,3 +38,16 @@ def _figures(reporter: pytest.TerminalReporter) -> Iterator[str]:
         for report in reports:
             if getattr(report, "when", None) == "call":
                 yield from (str(v) for name, v in report.user_properties if name == "figure")
+
+
+#: Files that take minutes, longest first: begun last, they would leave all but one worker idle.
+_LONGEST = (
+    *("test_kills.py", "test_dag.py", "test_scale.py", "test_replanning.py", "test_slurm.py"),
+    *("test_kubernetes.py", "test_survival.py", "test_hostile_names.py", "test_presets.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file stays."""
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))

@@ -35,7 +35,7 @@ def outputs_on_record(folder: Path) -> list[Path]:
 
 def pretend_finished(project: Project, *arguments: str) -> None:
     """Make everything that `snakemake ARGUMENTS` makes, empty."""
-    result = project.snakemake("--touch", *arguments)
+    result = project.snakemake("--touch", "--scheduler", "greedy", *arguments)
     assert result.returncode == 0, result.stdout[-2000:]
     for path in outputs_on_record(project.folder):
         target = project.folder / path
@@ -49,7 +49,7 @@ def pretend_finished(project: Project, *arguments: str) -> None:
 
 def planned(project: Project, *arguments: str) -> dict[str, int]:
     """Number of jobs of each rule in a dry run; the runs are in `planned_runs`."""
-    return _counts(_dry_run(project, *arguments))
+    return job_counts(_dry_run(project, *arguments))
 
 
 def planned_runs(project: Project, *arguments: str) -> set[str]:
@@ -64,7 +64,8 @@ def _dry_run(project: Project, *arguments: str) -> str:
     return result.stdout
 
 
-def _counts(text: str) -> dict[str, int]:
+def job_counts(text: str) -> dict[str, int]:
+    """The table of jobs that a dry run prints; empty where nothing is to be done."""
     table = re.search(r"^job +count\n-+ +-+\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     if table is None:
         assert "Nothing to be done" in text, text[-2000:]

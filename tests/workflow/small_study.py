@@ -13,7 +13,6 @@ SMALL_STUDY: dict[str, Any] = {
     "title": "Two components",
     "table": "table_kitti",
     "design": "factorial",
-    "columns": ["metrics", "grid", "parameters"],
     "baselines": ["constant"],
     "factors": {
         "pyramid": {

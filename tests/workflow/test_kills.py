@@ -40,8 +40,8 @@ TARGETS = (
     *("reports/table_kitti.csv", "reports/effects_kitti.csv", "reports/mlflow.json"),
     *("reports/figures/qualitative.png", "reports/figures/effects.png"),
 )
-# Sixteen steps with a checkpoint every other one: a kill finds most trainings in the middle.
-TRAINING = {"epochs": 2, "steps_per_epoch": 8, "log_every": 2, "checkpoint_every": 2}
+# Ten steps with a checkpoint every other one: a kill finds most trainings in the middle.
+TRAINING = {"epochs": 2, "steps_per_epoch": 5, "log_every": 2, "checkpoint_every": 2}
 
 #: Only ends a test that would hang; no assertion.
 PATIENCE = 1200
@@ -315,7 +315,7 @@ def left_over(folder: Path) -> list[str]:
         str(path.relative_to(folder))
         for top in ("runs", "reports", "data")
         for path in (folder / top).rglob(".*")
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.suffix != ".lock" and path.name != ".lock"
     ]
     found += [str(path) for path in (folder / ".snakemake" / "locks").glob("*")]
     for process in psutil.process_iter(["cwd", "cmdline"]):

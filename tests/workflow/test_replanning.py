@@ -129,9 +129,9 @@ def test_a_new_factor_trains_its_own_rows_alone(project: Project) -> None:
     assert all("border_2" in slug for slug in slugs(runs))
 
 
-@pytest.mark.parametrize("module", ["losses/apx.py", "losses/photometric.py", "training.py"])
-def test_a_comment_in_a_loss_trains_nothing(project: Project, module: str) -> None:
-    edit(project, f"fadepth/{module}", lambda text: text + "\n# A thought.\n")
+def test_comments_in_losses_train_nothing(project: Project) -> None:
+    for module in ("losses/apx.py", "losses/photometric.py", "training.py"):
+        edit(project, f"fadepth/{module}", lambda text: text + "\n# A thought.\n")
     assert planned(project, *SMOKE) == {}
 
 
@@ -148,11 +148,10 @@ def test_a_formula_that_all_use_trains_all(project: Project) -> None:
     assert planned(project, *SMOKE)["train_student"] == 8
 
 
-@pytest.mark.parametrize(
-    "module", ["report/pareto_figure.py", "report/figure_style.py", "report/study_table.py"]
-)
-def test_a_plot_trains_and_evaluates_nothing(project: Project, module: str) -> None:
-    edit(project, f"fadepth/{module}", lambda text: text + "\nNEW_COLOUR = 'red'\n")
+def test_plots_train_and_evaluate_nothing(project: Project) -> None:
+    for module in ("pareto_figure", "figure_style", "study_table"):
+        path = f"fadepth/report/{module}.py"
+        edit(project, path, lambda text: text + "\nNEW_COLOUR = 'red'\n")
     assert planned(project, *SMOKE).keys() <= {"render_table"}
 
 

@@ -5,18 +5,17 @@ no busy machine changes: of jobs, and of the function calls that it takes to res
 """
 
 import cProfile
-import os
+import json
 import pstats
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pretend import planned, pretend_finished
+from pretend import job_counts, pretend_finished
 from project import Project, make_project
 
 from fadepth.config import load_yaml
@@ -79,19 +78,26 @@ def project_of(folder: Path, repository: Path, runs: int) -> Project:
     return project
 
 
+#: Measures from a small process: what a child of a large one has used counts that one, too.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+result = subprocess.run([sys.executable, "-m", *sys.argv[1:]], stdout=subprocess.PIPE, text=True,
+                        stderr=subprocess.STDOUT)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+print(json.dumps([result.returncode, time.monotonic() - began, peak, result.stdout]))
+"""
+
+
 def measured(project: Project, *command: str) -> tuple[float, float, str]:
     """Wall seconds, peak memory in MB, and what a command said."""
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=project.folder, env=project.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    launched = subprocess.run(
+        [sys.executable, "-c", LAUNCH, *command], cwd=project.folder, env=project.environment,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert process.stdout
-    text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, text[-3000:]
-    return time.monotonic() - began, usage.ru_maxrss / 1000, text
+    code, seconds, memory, text = json.loads(launched.stdout)
+    assert code == 0, text[-3000:]
+    return seconds, memory, text
 
 
 @pytest.mark.slow
@@ -101,9 +107,9 @@ def test_many_runs_are_planned_and_found_done(
 ) -> None:
     project = project_of(tmp_path, repository, runs)
     snakemake = ("snakemake", "--snakefile", str(repository / "Snakefile"), "--cores", "8")
-    plan = planned(project, *TARGET)
-    assert (plan["train_student"], plan["evaluate_run"], plan["render_table"]) == (runs, runs, 1)
     figures = {"snakemake -n, nothing there": measured(project, *snakemake, "-n", *TARGET)}
+    plan = job_counts(figures["snakemake -n, nothing there"][2])
+    assert (plan["train_student"], plan["evaluate_run"], plan["render_table"]) == (runs, runs, 1)
     preset = ("--preset", "config/smoke.yaml")
     figures["fadepth plan"] = measured(project, "fadepth", "plan", TARGET[0], *preset)
     pretend_finished(project, *TARGET)
