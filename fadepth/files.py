@@ -1,16 +1,15 @@
 """Writing files so that a reader never meets a half-written one."""
 
 import fcntl
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from fadepth.errors import FadepthError
 
-#: So many processes write one file at once only where the file system has no locks.
+#: More processes than write one file at once.
 _MOST_WRITERS = 16
 
 
@@ -49,19 +48,30 @@ def _locked_temporary(path: Path) -> tuple[int, Path]:
     Its name is the first of `.NAME.part0`, `.NAME.part1`, ... that nobody has locked. The kernel
     gives a lock up when its process ends, so what a killed writer left is the next one's file.
     """
-    for number in itertools.count():
+    for number in range(_MOST_WRITERS):
         temporary = path.with_name(f".{path.name}.part{number}{path.suffix}")
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        with suppress(OSError):
+        try:
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except PermissionError:
+            continue  # another user's; if it is the folder, the end tells
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its writer may have renamed it between our opening and its unlocking.
             if os.path.samestat(os.fstat(handle), os.stat(temporary)):
                 os.truncate(handle, 0)
                 return handle, temporary
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError:  # a file system without locks, or a full one
+            os.close(handle)
+            temporary.unlink(missing_ok=True)
+            break
         os.close(handle)
-        if number == _MOST_WRITERS:
-            break  # a file system without locks
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    # mkstemp makes private files; results are to be read by the group as any other file.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.fchmod(handle, 0o666 & ~umask)
     return handle, Path(name)
 
 

@@ -4,6 +4,7 @@ The kernel gives up a file lock when its process ends, however it ends. So who h
 and what lies about without one may be cleared away. Snakemake's own locks are files that stay.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -54,6 +55,7 @@ def claim_folder(state: Path) -> IO[bytes]:
     state.mkdir(parents=True, exist_ok=True)
     alive = (state / "fadepth.alive").open("ab")
     owner, here = state / "fadepth.host", platform.node()
+    known = owner.read_text().strip() if owner.exists() else ""
     try:
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -62,18 +64,31 @@ def claim_folder(state: Path) -> IO[bytes]:
         return alive  # a file system without locks: Snakemake's own stay until --unlock
     else:
         # Some network file systems keep locks within one host: there, only the same host knows.
-        same_host = not owner.exists() or owner.read_text().strip() in ("", here)
-        if (state / "locks").exists() and same_host:
+        if known in ("", here):
             shutil.rmtree(state / "locks", ignore_errors=True)
     fcntl.flock(alive, fcntl.LOCK_SH)
-    if not owner.exists() or owner.read_text().strip() != here:
+    if any((state / "locks").glob("*.lock")):
+        here = known if known in ("", here) else "several hosts"  # nobody knows any more
+    if known != here:
         write_atomic(owner, here + "\n")
     return alive
 
 
 def name_workflow() -> str:
     """What `WORKFLOW` holds for jobs of this process."""
-    return f"{os.getpid()}:{psutil.Process().create_time()}"
+    return f"{os.getpid()}:{start_of(os.getpid())}"
+
+
+def start_of(pid: int) -> str | None:
+    """When a process started, in ticks since boot; None: it is gone, or ended and not yet buried.
+
+    Not in seconds since 1970: these change whenever the system's clock is set.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def pass_on_termination() -> None:
@@ -101,8 +116,13 @@ def _pass_on(heard: socket.socket, _told: socket.socket) -> None:
     for job in jobs:
         with suppress(psutil.NoSuchProcess):
             job.terminate()
-    psutil.wait_procs(jobs)
-    time.sleep(_LONGEST_END)
+    # Then Snakemake itself calls what is in `onerror`, which may take its time.
+    while True:
+        psutil.wait_procs(jobs)
+        time.sleep(_LONGEST_END)
+        jobs = [*jobs_of(psutil.Process())]
+        if not jobs:
+            break
     # Its handler takes a lock that its own thread may hold at that moment (9.27), and then it
     # waits for itself. An interrupt leads out of there.
     os.kill(os.getpid(), signal.SIGINT)
@@ -128,6 +148,9 @@ def end_with_workflow() -> None:
     After SIGKILL, or when memory ran out, nobody tells the jobs. A training that went on alone
     would write beside the one that the next call starts.
     """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        # A closed terminal: also then a training saves a checkpoint first.
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     named = os.environ.get(WORKFLOW)
     if named:
         threading.Thread(target=_watch, args=(named,), daemon=True).start()
@@ -141,13 +164,9 @@ def _watch(named: str) -> None:
 
 
 def _is_alive(named: str) -> bool:
+    # With its start, since a number is given to another process one day.
     pid, _, started = named.partition(":")
-    try:
-        process = psutil.Process(int(pid))
-        # A number is given to another process one day.
-        return process.create_time() == float(started) and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError):
-        return False
+    return pid.isdigit() and start_of(int(pid)) == started
 
 
 @contextmanager
@@ -160,21 +179,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         log.warning("waiting for another process that still writes to %s", folder)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        log.warning("%s has no file locks: never start two workflows at once there", folder)
     try:
         yield
     finally:
         lock.release()
-
-
-def is_written(folder: Path) -> bool:
-    """Whether a process holds `sole_writer` of a run's folder."""
-    path = folder / ".lock"
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -318,6 +318,11 @@ def _refusal(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _REFUSED:
         return None
     where = error.filename2 or error.filename or "a file"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"{where} may not be read or written ({error.strerror}): ask its owner, or choose "
+            "another folder; what was finished before is kept"
+        )
     return (
         f"{where} cannot be written ({error.strerror}): make room or choose a folder that you "
         "may write to, then call again; what was finished before is kept"

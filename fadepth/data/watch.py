@@ -8,6 +8,7 @@ files whose notes differ: a touched or copied file is the same file, another ima
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +72,31 @@ def changed_files(manifest: Path, root: Path, most: int | None = MOST_HASHED) ->
         FadepthError: more would have to be hashed than a plan may take time for.
     """
     notes = _read(manifest)
-    files: dict[str, Any] = notes["files"]
+    files, other = notes["files"], notes["other"]
     if not files or not root.is_dir():
         return {}
     states = {name: _state(root / name) for name in files}
-    suspects = {n: s for n, s in states.items() if s is not None and [*s] != files[n][:2]}
+    moved = {n: s for n, s in states.items() if s is not None and [*s] != files[n][:2]}
+    # What was hashed before and is another file is known, too: it is not read at each plan.
+    suspects = {n: s for n, s in moved.items() if [*s] != other.get(n, [])[:2]}
     _refuse_too_many(suspects, manifest, root, most)
-    changed = {name: "" for name, state in states.items() if state is None}
-    for name, (size, modified) in suspects.items():
+    for name, state in suspects.items():
+        other.pop(name, None)
         digest = _sha256(root / name)
-        if digest == files[name][2]:
-            files[name] = [size, modified, digest]
-        else:
-            changed[name] = digest
+        note = files if digest == files[name][2] else other
+        note[name] = [*state, digest]
     if suspects:
-        _write(notes, manifest)
+        # The note only saves time: a plan may be made where nothing can be written.
+        with suppress(OSError):
+            _write(notes, manifest)
+    changed = {name: "" for name, state in states.items() if state is None}
+    changed |= {name: other[name][2] for name in moved if name in other}
     return dict(sorted(changed.items()))
+
+
+def has_notes(manifest: Path) -> bool:
+    """Whether the files of a manifest are watched at all."""
+    return bool(_read(manifest)["files"])
 
 
 def _refuse_too_many(
@@ -104,9 +114,10 @@ def _refuse_too_many(
 def _read(manifest: Path) -> dict[str, Any]:
     try:
         content = json.loads(notes_path(manifest).read_bytes())
-        return {"generation": content["generation"], "files": content["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"generation": "", "files": {}}
+        other = content.get("other", {})
+        return {"generation": content["generation"], "files": content["files"], "other": other}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"generation": "", "files": {}, "other": {}}
 
 
 def _write(notes: dict[str, Any], manifest: Path) -> None:

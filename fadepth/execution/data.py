@@ -14,7 +14,7 @@ from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
 from fadepth.data.prepare import benchmark_root, prepare_benchmark, prepare_data
-from fadepth.data.watch import changed_files, data_generation, note_files
+from fadepth.data.watch import changed_files, data_generation, has_notes, note_files
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import (
     Protocol,
@@ -116,11 +116,15 @@ def verify_files(manifest_path: Path, root: Path | None) -> list[str]:
     Raises:
         FadepthError: the manifest is absent or damaged, or the folder is not there.
     """
-    root = root or Path(Manifest.read(manifest_path).root)
+    manifest = Manifest.read(manifest_path)
+    root = root or Path(manifest.root)
     if not root.is_dir():
         raise FadepthError(
             f"the data's folder {root} does not exist: name the present one with --root"
         )
+    if not has_notes(manifest_path):
+        # Made by an older version, or copied alone: time 0, so that every file is read.
+        note_files(manifest, manifest_path, root, 0.0, "")
     return list(changed_files(manifest_path, root, most=None))
 
 

@@ -65,6 +65,20 @@ def test_more_than_a_plan_may_read_is_refused_with_what_to_do(checked: tuple[Pat
         changed_files(path, root, most=10)
 
 
+def test_what_was_read_and_is_another_file_is_known(checked: tuple[Path, Path]) -> None:
+    """After `data verify` a plan tells it, and does not ask for the same again."""
+    path, root = checked
+    (root / "1.png").write_bytes(b"another")
+    os.utime(root / "1.png", (YEARS_AGO, YEARS_AGO + 1))
+    changed = changed_files(path, root, most=None)
+    assert list(changed) == ["1.png"]
+    assert changed_files(path, root, most=0) == changed
+    # The old content comes back: read again, and all is well.
+    (root / "1.png").write_bytes(b"a third")
+    with pytest.raises(FadepthError):
+        changed_files(path, root, most=0)
+
+
 def test_each_change_gives_another_generation_and_a_new_manifest_keeps_it(
     checked: tuple[Path, Path],
 ) -> None:

@@ -233,7 +233,10 @@ def benchmark_at(name, place):
 
 def data_state(wildcards):
     """Identity of a data set, and a mark once its files have changed since they were checked."""
-    config = next(run.config for run in RUNS.values() if run.data_folder == wildcards.dataset)
+    configs = (run.config for run in RUNS.values() if run.data_folder == wildcards.dataset)
+    config = next(configs, None)
+    if config is None:
+        raise WorkflowError(f"no study in ablations/ uses the data '{wildcards.dataset}'")
     identity = wildcards.dataset.rpartition("-")[2]
     manifest = Path("data") / wildcards.dataset / "manifest.jsonl"
     return identity + told(data_generation, manifest, data_root(config.data, Path.cwd()))
