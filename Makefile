@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 CORES ?= 8
-TEST_WORKERS ?= 2
+# One more than cores: some tests wait for queues and servers.
+TEST_WORKERS ?= 3
 RUFF_PATHS := fadepth tests profiles
 
 SHELL := /bin/bash
@@ -79,15 +80,19 @@ services: ## install Slurm and PostgreSQL for tests (Debian container, as root);
 	  echo "Not here: $$missing. Tests that need them are skipped (Debian: apt install)."; \
 	fi
 
-test: lint latex services ## lint, types and all tests
-	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+LINT = ruff check $(RUFF_PATHS) && ruff format --check $(RUFF_PATHS) \
+  && snakefmt --check Snakefile workflow && snakemake --lint && mypy
+
+# Lint runs beside the tests: types take a minute of one core.
+test: $(STAMP) latex services ## lint, types and all tests
+	@{ $(LINT); } & lint=$$!; result=0; \
+	OMP_NUM_THREADS=1 pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder \
+	  --durations=20 || result=$$?; \
+	wait $$lint || { result=$$?; echo "Lint failed: make lint says it again." >&2; }; \
+	exit $$result
 
 lint: $(STAMP) ## ruff, snakefmt, snakemake --lint and mypy; changes nothing
-	ruff check $(RUFF_PATHS)
-	ruff format --check $(RUFF_PATHS)
-	snakefmt --check Snakefile workflow
-	snakemake --lint
-	mypy
+	$(LINT)
 
 format: $(STAMP) ## rewrite the sources in the one format
 	ruff check --fix $(RUFF_PATHS)

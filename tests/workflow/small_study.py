@@ -1,4 +1,4 @@
-"""A study of two components, small enough to run several times in one test."""
+"""A study of one component, small enough to run several times in one test."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,11 @@ PRESET = "small.yaml"
 
 SMALL_STUDY: dict[str, Any] = {
     "name": "small",
-    "title": "Two components",
+    "title": "One component",
     "table": "table_kitti",
     "design": "factorial",
     "baselines": ["constant"],
     "factors": {
-        "pyramid": {
-            "label": "pyramid loss",
-            "levels": {
-                "off": {"loss.pyramid.enabled": False},
-                "on": {"loss.pyramid.enabled": True},
-            },
-        },
         "apx": {
             "label": "APX",
             "levels": {"off": {"loss.apx.enabled": False}, "on": {"loss.apx.enabled": True}},
