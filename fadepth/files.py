@@ -1,11 +1,14 @@
 """Writing files so that a reader never meets a half-written one."""
 
 import fcntl
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fadepth.errors import FadepthError
 
@@ -82,6 +85,21 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             temporary.write_text(data, encoding="utf-8")
         else:
             temporary.write_bytes(data)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, as long as memory never holds more than a piece of it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from fadepth.data.kitti import CAMERAS
 from fadepth.data.prepare import benchmark_identity
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import deciding_content, find_protocol
+from fadepth.files import file_digest as file_digest  # costs.py, whose text counts, finds it here
 from fadepth.fingerprint import code_fingerprint, digest
 
 RunKind = Literal["student", "teacher", "baseline", "official"]
@@ -60,12 +61,6 @@ ROBUSTNESS_CODE = (*EVALUATION_CODE, "evaluation/robustness.py")
 
 #: What `grid.json` depends on beside the trained network.
 GRID_CODE = ("evaluation/grid.py", *TEACHER_CODE)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, as long as memory never holds more than a piece of it."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _ego_mask_digest(config: Config) -> str | list[str]:

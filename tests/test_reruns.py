@@ -22,6 +22,7 @@ from fadepth.execution.reruns import (
 from fadepth.fingerprint import module_fingerprints
 from fadepth.run import TRAINED, Run
 from fadepth.study import Study, resolve_study
+from tests.report.fakes import write_rows_study
 from tests.tiny import tiny_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,17 +38,7 @@ def study_of(path: Path | str = "components", **overrides: Any) -> Study:
 
 def rows_study(folder: Path, name: str = "mine", **rows: dict[str, Any]) -> Study:
     """A study with these rows, label -> settings; written to a file first."""
-    content = {
-        "name": name,
-        "title": "Mine",
-        "table": f"table_{name}",
-        "design": "explicit",
-        "baselines": [],
-        "rows": [{"label": label, "settings": settings} for label, settings in rows.items()],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path = write_rows_study(folder, name, rows)
     return study_of(path)
 
 

@@ -300,13 +300,13 @@ def test_the_summary_tells_the_longest_of_what_is_left(tmp_path: Path) -> None:
 
 def test_only_changed_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    parse = status._json_object
+    parse = status.json_object
 
     def noted(path: Path) -> Mapping[str, Any]:
         read.append(path.name)
         return parse(path)
 
-    monkeypatch.setattr(status, "_json_object", noted)
+    monkeypatch.setattr(status, "json_object", noted)
     networks = [run for run in study_of().runs if run.kind in TRAINED]
     for run in networks:
         train(tmp_path / run.id)

@@ -29,7 +29,7 @@ from fadepth.report.results import METRICS
 from fadepth.report.writers import write_table
 from fadepth.run import Run
 from fadepth.study import Study, resolve_study
-from tests.report.fakes import DRIVES, FRAMES, ROOT, write_run
+from tests.report.fakes import DRIVES, FRAMES, ROOT, write_rows_study, write_run
 
 IMAGES = len(DRIVES) * FRAMES
 SMOKE = merge(load_yaml(ROOT / "config" / "smoke.yaml"), {"scale": "full"})
@@ -37,17 +37,7 @@ SMOKE = merge(load_yaml(ROOT / "config" / "smoke.yaml"), {"scale": "full"})
 
 def rows_study(folder: Path, name: str = "mine", /, preset: Any = (), **rows: Any) -> Study:
     """A study with these rows, label -> settings; `preset` goes on top of smoke's."""
-    content = {
-        "name": name,
-        "title": "Mine",
-        "table": f"table_{name}",
-        "design": "explicit",
-        "baselines": [],
-        "rows": [{"label": label, "settings": settings} for label, settings in rows.items()],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path = write_rows_study(folder, name, rows)
     return resolve_study(path, merge(SMOKE, dict(preset)), "smoke")
 
 

@@ -6,7 +6,6 @@ it is checked. A plan compares these notes, which takes a fraction of a second, 
 files whose notes differ: a touched or copied file is the same file, another image is not.
 """
 
-import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from fadepth.data.manifest import Manifest, short_hash
 from fadepth.errors import FadepthError
-from fadepth.files import readable_bytes, write_atomic
+from fadepth.files import file_digest, readable_bytes, write_atomic
 
 #: Bytes that a plan may hash, about a second; beyond, `fadepth data verify` does it.
 MOST_HASHED = 256 * 10**6
@@ -52,8 +51,8 @@ def data_generation(manifest: Path, root: Path) -> str:
     Raises:
         FadepthError: more would have to be hashed than a plan may take time for.
     """
-    generation = _read(manifest)["generation"]
-    changed = changed_files(manifest, root)
+    notes = _read(manifest)
+    generation, changed = notes["generation"], _changed(notes, manifest, root, MOST_HASHED)
     return short_hash(json.dumps([generation, changed]).encode()) if changed else generation
 
 
@@ -71,7 +70,10 @@ def changed_files(manifest: Path, root: Path, most: int | None = MOST_HASHED) ->
     Raises:
         FadepthError: more would have to be hashed than a plan may take time for.
     """
-    notes = _read(manifest)
+    return _changed(_read(manifest), manifest, root, most)
+
+
+def _changed(notes: dict[str, Any], manifest: Path, root: Path, most: int | None) -> dict[str, str]:
     files, other = notes["files"], notes["other"]
     if not files or not root.is_dir():
         return {}
@@ -82,7 +84,7 @@ def changed_files(manifest: Path, root: Path, most: int | None = MOST_HASHED) ->
     _refuse_too_many(suspects, manifest, root, most)
     for name, state in suspects.items():
         other.pop(name, None)
-        digest = _sha256(root / name)
+        digest = file_digest(root / name)
         note = files if digest == files[name][2] else other
         note[name] = [*state, digest]
     if suspects:
@@ -130,8 +132,3 @@ def _state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

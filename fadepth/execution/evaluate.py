@@ -52,13 +52,13 @@ from fadepth.execution.data import (
     tell_progress,
 )
 from fadepth.execution.train import set_threads, write_settings
-from fadepth.files import atomic_path, write_atomic
+from fadepth.files import atomic_path, file_digest, write_atomic
 from fadepth.fingerprint import digest
 from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.report.panels import draw_panel
-from fadepth.run import TRAINED, Run, file_digest
+from fadepth.run import TRAINED, Run
 from fadepth.training import (
     choose_device,
     load_depth_network,

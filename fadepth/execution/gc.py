@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from fadepth.config import Config, load_yaml, merge, parse_config
 from fadepth.errors import FadepthError
 from fadepth.execution.plan.disk import bytes_of
-from fadepth.execution.plan.progress import is_alive, read_json
+from fadepth.execution.plan.progress import is_alive
+from fadepth.files import json_object
 from fadepth.run import Run
 from fadepth.study import resolve_and_leave_out, unique_runs
 from fadepth.study_file import load_study_file
@@ -179,7 +180,7 @@ def find_free(asked: Asked, runs: Path, data: Path, checkpoints: bool = False) -
         if folder.name.startswith(TRASH):
             found.free.append(_item("trash", [folder], "left by a gc that was interrupted"))
             continue
-        manifest = read_json(folder / "manifest.json")
+        manifest = json_object(folder / "manifest.json")
         if not _RUN_ID.fullmatch(folder.name) or manifest.get("run_id") != folder.name:
             found.kept.append((folder, "not a run's folder"))
         elif folder.name in asked.runs:
@@ -362,7 +363,7 @@ def _delete(path: Path, kind: Kind) -> bool:
 
 
 def _rename_unused(path: Path, trash: Path, folder: Path) -> bool:
-    if is_alive(read_json(folder / "manifest.json")):
+    if is_alive(json_object(folder / "manifest.json")):
         return False
     try:
         with _claimed(folder):

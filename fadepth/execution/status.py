@@ -4,7 +4,6 @@ Nothing here writes, and nothing that lies in a run folder can stop it: a file t
 or damaged counts as not there, and its run is told by what else is.
 """
 
-import json
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fadepth.files import json_object
 from fadepth.report.measures import files_of
 from fadepth.run import TRAINED, Run
 from fadepth.study import Study, unique_runs
@@ -155,18 +155,9 @@ def _stat(path: str) -> os.stat_result | None:
     return status if stat_modes.S_ISREG(status.st_mode) else None
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
-    """The JSON object of a file; empty where the file is damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _manifest(path: Path) -> tuple[str, int | None, str | None]:
     """Status, process and machine. Little of it is kept, since there may be thousands."""
-    content = _json_object(path)
+    content = json_object(path)
     status, pid, host = (content.get(key) for key in ("status", "pid", "host"))
     return (
         status if isinstance(status, str) else "damaged",
@@ -176,7 +167,7 @@ def _manifest(path: Path) -> tuple[str, int | None, str | None]:
 
 
 def _progress(path: Path) -> Progress:
-    content = _json_object(path)
+    content = json_object(path)
 
     def number(key: str) -> float | None:
         value = content.get(key)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from fadepth.config import load_yaml, merge
 from fadepth.evaluation.robustness import CONDITIONS
@@ -109,3 +110,19 @@ def _write_robustness(folder: Path, table: pd.DataFrame) -> None:
 
 def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
+
+
+def write_rows_study(folder: Path, name: str, rows: dict[str, dict[str, Any]]) -> Path:
+    """The file of an explicit study with these rows, label -> settings."""
+    content = {
+        "name": name,
+        "title": "Mine",
+        "table": f"table_{name}",
+        "design": "explicit",
+        "baselines": [],
+        "rows": [{"label": label, "settings": settings} for label, settings in rows.items()],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path

@@ -19,10 +19,9 @@ from fadepth.checkpoint import Identity
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.execution.data import data_root
-from fadepth.execution.plan.progress import read_json
 from fadepth.execution.plan.times import CALIBRATION, THREADS, cost_key, costs_of, this_device
 from fadepth.execution.train import set_threads
-from fadepth.files import write_atomic
+from fadepth.files import json_object, write_atomic
 from fadepth.run import Run
 from fadepth.training import Job, Training
 
@@ -131,7 +130,7 @@ def _note(run: Run, seconds: float, folder: Path) -> None:
     same = ("costs", "host", "device", "threads")
     others = [
         old
-        for old in read_json(folder / CALIBRATION).get("measured", [])
+        for old in json_object(folder / CALIBRATION).get("measured", [])
         if any(old.get(key) != entry[key] for key in same)
     ]
     content = {"measured": [*others, entry]}

@@ -1,6 +1,5 @@
 """How far a training is, and how many steps it has; nothing here loads torch or a checkpoint."""
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from fadepth.config import Config, expand
 from fadepth.data.kitti import read_split
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
+from fadepth.files import json_object
 from fadepth.run import Run
 
 
@@ -76,8 +76,8 @@ class Checkpoint:
 
 def find_checkpoint(run: Run, folder: Path) -> Checkpoint | None:
     """The checkpoint in a run's folder, as its progress and manifest tell; None: there is none."""
-    manifest = read_json(folder / "manifest.json")
-    progress = read_json(folder / "progress.json")
+    manifest = json_object(folder / "manifest.json")
+    progress = json_object(folder / "progress.json")
     step, steps, epochs = (int(progress.get(key, 0)) for key in ("step", "steps", "epochs"))
     if is_alive(manifest):
         return Checkpoint("running", step, steps)
@@ -104,12 +104,3 @@ def is_alive(manifest: Mapping[str, Any]) -> bool:
     """Whether a run's manifest says that it is running, by a process of this host that lives."""
     running = manifest.get("status") == "running" and manifest.get("host") == platform.node()
     return running and psutil.pid_exists(int(manifest.get("pid") or -1))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Content of a JSON object; empty where there is none or it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

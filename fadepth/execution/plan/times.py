@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from fadepth.execution.plan.progress import read_json
+from fadepth.files import json_object
 from fadepth.run import TRAINED, Run
 
 #: Every training of the workflow has one thread (`workflow/rules/train.smk`).
@@ -137,7 +137,7 @@ def seconds_per_step(folder: Path) -> tuple[float, int] | None:
             steps += next_step - step
     if paces:
         return statistics.median(paces), steps
-    told = read_json(folder / "progress.json").get("seconds_per_step")
+    told = json_object(folder / "progress.json").get("seconds_per_step")
     return (float(told), 0) if told else None
 
 
@@ -161,7 +161,7 @@ def _last_lines(path: Path) -> Iterator[tuple[int, float]]:
 def timing_of(folder: Path, device_setting: str) -> Timing | None:
     """What a run's folder tells of its steps; None: nothing."""
     told = seconds_per_step(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = json_object(folder / "manifest.json")
     environment = manifest.get("environment", {})
     if told is None or not environment:
         return None
@@ -244,7 +244,7 @@ class StepTimes:
         self._found: dict[str, StepTime | None] = {}
         self._looked_at_foreign = False
         self._read_known()
-        for entry in read_json(runs / CALIBRATION).get("measured", []):
+        for entry in json_object(runs / CALIBRATION).get("measured", []):
             told = {key: entry[key] for key in ("seconds", "device", "host", "threads")}
             self._add(entry["costs"], Timing(**told, calibrated=True))
 
@@ -310,7 +310,7 @@ class StepTimes:
         paths.sort(key=lambda path: -path.stat().st_mtime_ns)
         for path in paths[:_FOREIGN]:
             folder = path.parent
-            kind = str(read_json(folder / "manifest.json").get("kind"))
+            kind = str(json_object(folder / "manifest.json").get("kind"))
             try:
                 settings = yaml.load((folder / "config.yaml").read_bytes(), Loader=loader)
                 settings = settings["settings"]
