@@ -8,6 +8,8 @@ into the source camera's frame; camera axes are x right, y down, z forward, in m
 unknown scale of monocular training.
 """
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,16 +95,62 @@ def project_to_source(
         pixels (B, H, W, 2) as (u', v') in source pixels, and the points' depth Z' (B, 1, H, W) in
         the source camera. p' = pi(K (R D K^-1 p + t)) (monodepth2; SfMLearner, arXiv 1704.07813).
     """
-    batch, _, height, width = depth.shape
     # K R K^-1 p does not depend on depth; D scales it and K t shifts it.
     infinite = intrinsics @ T_target_to_source[:, :3, :3] @ invert_intrinsics(intrinsics)
-    rays = infinite @ pixel_grid(height, width, depth)
-    points = rays * depth.view(batch, 1, -1) + intrinsics @ T_target_to_source[:, :3, 3:]
-    z = points[:, 2:]
-    # Points at or behind the camera have no image; clamping keeps their gradient finite, and
-    # `in_view` masks them out.
-    pixels = points[:, :2] / z.clamp(min=1e-3)
-    return pixels.transpose(1, 2).view(batch, height, width, 2), z.view(batch, 1, height, width)
+    return cast(
+        tuple[Tensor, Tensor],
+        _Projection.apply(depth, infinite, intrinsics @ T_target_to_source[:, :3, 3:]),
+    )
+
+
+#: Points at or behind the camera have no image; from here on their gradient stays finite, and
+#: `in_view` masks them out.
+_NEAREST = 1e-3
+
+
+class _Projection(torch.autograd.Function):
+    """pi(D M p + t) and its depth Z', for all pixels p, with the gradient in closed form.
+
+    It runs for every warp of every scale. Automatic differentiation makes three times as many
+    passes over the maps, of which those for slices alone fill as many maps with zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, depth: Tensor, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        batch, _, height, width = depth.shape
+        grid = pixel_grid(height, width, depth)
+        rays = matrix @ grid
+        points = torch.addcmul(shift, rays, depth.reshape(batch, 1, -1))
+        z = points[:, 2:]
+        places = points[:, :2] / z.clamp(min=_NEAREST)
+        ctx.save_for_backward(depth, rays, z, places)
+        pixels = places.transpose(1, 2).reshape(batch, height, width, 2)
+        ctx.set_materialize_grads(False)
+        # A copy: z shares its memory with the points.
+        return pixels, z.clone().view(batch, 1, height, width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        depth, rays, z, places = ctx.saved_tensors
+        by_pixels, by_z = gradients
+        by_points = torch.zeros_like(rays)
+        if by_pixels is not None:
+            planes = by_pixels.reshape(len(rays), -1, 2).transpose(1, 2)
+            across = torch.div(planes, z.clamp(min=_NEAREST), out=by_points[:, :2])
+            along = (across * places).sum(1, keepdim=True)
+            # Nearer points are projected as if they were at that distance.
+            by_points[:, 2:] = along.mul_(z > _NEAREST).neg_()
+        if by_z is not None:
+            by_points[:, 2:] += by_z.reshape(z.shape)
+        by_depth = by_matrix = by_shift = None
+        if ctx.needs_input_grad[0]:
+            by_depth = (by_points * rays).sum(1).view(depth.shape)
+        if ctx.needs_input_grad[2]:
+            by_shift = by_points.sum(2, keepdim=True)
+        if ctx.needs_input_grad[1]:
+            grid = pixel_grid(depth.shape[2], depth.shape[3], depth)
+            by_matrix = by_points.mul_(depth.reshape(len(depth), 1, -1)) @ grid.T
+        return by_depth, by_matrix, by_shift
 
 
 def sample(image: Tensor, pixels: Tensor) -> Tensor:
@@ -115,9 +163,11 @@ def sample(image: Tensor, pixels: Tensor) -> Tensor:
 
 def in_view(pixels: Tensor, z: Tensor, height: int, width: int) -> Tensor:
     """Boolean (B, 1, H, W): the pixel projects into the source image and lies in front of it."""
-    u, v = pixels[..., 0], pixels[..., 1]
-    inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
-    return inside[:, None] & (z > 1e-3)
+    middle = torch.tensor([(width - 1) / 2, (height - 1) / 2], dtype=pixels.dtype)
+    middle = middle.to(pixels.device)
+    # Comparing is slow on a CPU, and so there is one comparison for each of the four sides' pairs.
+    inside = (pixels - middle).abs_() <= middle
+    return (inside[..., 0] & inside[..., 1])[:, None] & (z > _NEAREST)
 
 
 def inverse_warp(
@@ -130,3 +180,25 @@ def inverse_warp(
     """
     pixels, z = project_to_source(depth, intrinsics, T_target_to_source)
     return sample(source, pixels), in_view(pixels, z, *source.shape[-2:])
+
+
+def shrink(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize (B, C, H, W) to a smaller size by area, or return it as it is."""
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    factor = image.shape[-2] // height
+    whole = (height * factor, width * factor) == tuple(image.shape[-2:])
+    if whole and factor > 1 and not image.requires_grad:
+        # Torch's own pooling is slow on a CPU: sums of slices take a fifth of its time.
+        return _block_means(image, factor)
+    return F.interpolate(image, (height, width), mode="area")
+
+
+def _block_means(image: Tensor, factor: int) -> Tensor:
+    rows = image[..., ::factor, :] + image[..., 1::factor, :]
+    for start in range(2, factor):
+        rows += image[..., start::factor, :]
+    cells = rows[..., ::factor] + rows[..., 1::factor]
+    for start in range(2, factor):
+        cells += rows[..., start::factor]
+    return cells.mul_(1 / factor**2)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fadepth.checkpoint import Identity, Resumed, load_checkpoint, save_checkpoint, to_bytes
-from fadepth.config import Config, TrainingSettings, ego_mask_path
+from fadepth.config import Config, PoseSettings, TrainingSettings, ego_mask_path
 from fadepth.data.augment import mirrored_where
 from fadepth.data.cache import ImageCache
 from fadepth.data.dataset import TrainingBatches, TrainingFrames, load_batches
@@ -32,7 +32,7 @@ from fadepth.data.kitti import read_image
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.files import write_atomic
-from fadepth.geometry import invert_pose, pose_matrix
+from fadepth.geometry import invert_pose, pose_matrix, shrink
 from fadepth.losses.apx import apx_loss
 from fadepth.losses.cbw import cbw_loss, early_features
 from fadepth.losses.photometric import BaseLoss, Views, base_loss
@@ -207,21 +207,27 @@ def learning_rate_factor(progress: float, schedule: str) -> float:
 
 
 def source_poses(
-    pose: nn.Module, batch: dict[str, Tensor], offsets: tuple[int, ...], mirror: bool
+    pose: nn.Module, batch: dict[str, Tensor], offsets: tuple[int, ...], settings: PoseSettings
 ) -> list[Tensor]:
     """T_target_to_source (B, 4, 4) of every source.
 
     The pair goes in in temporal order; for an earlier source the predicted motion leads from the
     source to the target and is inverted (monodepth2).
     """
-    target, sources = batch["target_input"], batch["source_inputs"]
+    images = torch.cat([batch["target_input"][:, None], batch["source_inputs"]], 1)
+    # Shrunk before they are paired: each image is in several pairs.
+    height, width = (side // settings.downscale for side in images.shape[-2:])
+    whole = images[..., : height * settings.downscale, : width * settings.downscale]
+    target, *sources = (
+        shrink(whole.flatten(0, 1), height, width).unflatten(0, images.shape[:2]).unbind(1)
+    )
     pairs = torch.cat(
         [
-            torch.cat([sources[:, i], target] if offset < 0 else [target, sources[:, i]], 1)
-            for i, offset in enumerate(offsets)
+            torch.cat([source, target] if offset < 0 else [target, source], 1)
+            for source, offset in zip(sources, offsets, strict=True)
         ]
     )
-    axis_angle, translation = mirrored_motion(pose, pairs) if mirror else pose(pairs)
+    axis_angle, translation = mirrored_motion(pose, pairs) if settings.mirror else pose(pairs)
     motions = pose_matrix(axis_angle, translation).split(len(target))
     return [
         invert_pose(motion) if offset < 0 else motion
@@ -288,15 +294,16 @@ def nan_unless_finite(loss: Tensor, outputs: list[Tensor]) -> Tensor:
 class Training:
     """State and step of one training; `run` is the loop."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, networks: Networks | None = None) -> None:
+        """Prepare a training; `networks` stand in for those of the settings (a benchmark's do)."""
         self.job, self.config = job, job.config
         self.settings: TrainingSettings = job.config.training
         self.device = choose_device(self.settings.device)
         demand_determinism(self.device)
         torch.manual_seed(seed_of(job.seed, 0))
-        networks = Networks(
+        networks = networks or Networks(
             build_depth_network(self.config, job.kind),
-            PoseNet(self.config.pose.width, self.config.pose.downscale),
+            PoseNet(self.config.pose.width),
         )
         precision = reduced_precision(self.settings.amp, self.device)
         if precision:
@@ -364,7 +371,7 @@ class Training:
         alone = self.apx and epoch < loss.apx.alone_epochs
         pyramid = self.pyramid and not alone
         disparities, features, phi = self._main_pass(batch, pyramid)
-        poses = source_poses(self.networks.pose, batch, data.source_frames, self.config.pose.mirror)
+        poses = source_poses(self.networks.pose, batch, data.source_frames, self.config.pose)
         views = Views(
             batch["target"],
             batch["sources"].unbind(1),
@@ -726,6 +733,6 @@ def load_pose_network(path: Path) -> tuple[nn.Module, Config]:
         FadepthError: the file is absent or damaged.
     """
     content, config = _read_model(path)
-    network = PoseNet(config.pose.width, config.pose.downscale)
+    network = PoseNet(config.pose.width)
     network.load_state_dict(content["pose"])
     return network.eval(), config

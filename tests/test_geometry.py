@@ -22,10 +22,12 @@ from fadepth.geometry import (
     inverse_warp,
     invert_intrinsics,
     invert_pose,
+    pixel_grid,
     pose_matrix,
     project_to_source,
     rotation_from_axis_angle,
     sample,
+    shrink,
 )
 from fadepth.losses.photometric import Views, photometric_error
 
@@ -550,3 +552,48 @@ def test_the_street_is_explained_at_smaller_sizes_too(factor: int) -> None:
     assert true < 0.035
     assert cost(small.intrinsics, torch.eye(4).double()[None]) > 5 * true
     assert cost(shot.k, shot.pose) > 5 * true  # the large image's camera
+
+
+@pytest.mark.parametrize("size", [(6, 10), (3, 5), (4, 20), (5, 9)])
+def test_shrink_is_the_mean_by_area(size: tuple[int, int]) -> None:
+    """Whole factors, equal or not on both axes, and others, with and without a gradient."""
+    image = texture(12, 20)
+    expected = torch.nn.functional.adaptive_avg_pool2d(image, size)
+    for x in (image, image.clone().requires_grad_()):
+        torch.testing.assert_close(shrink(x, *size), expected, rtol=0, atol=1e-14)
+    assert shrink(image, 12, 20) is image
+
+
+def test_projection_is_automatic_differentiations_and_needs_only_what_is_asked() -> None:
+    """Every subset of inputs may want a gradient, and either output may bring one."""
+    generator = torch.Generator().manual_seed(0)
+    depth = 2 + 5 * torch.rand(2, 1, 4, 6, generator=generator, dtype=torch.float64)
+    depth[0, 0, 1] = -3.0  # behind the camera
+    motion = pose_matrix(
+        *(0.1 * torch.randn(2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    )
+    camera = K.double().expand(2, 3, 3)
+
+    def plain(depth: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        grid = pixel_grid(4, 6, depth)
+        points = motion[:, :3, :3] @ torch.linalg.inv(camera) @ grid * depth.flatten(2)
+        points = camera @ (points + motion[:, :3, 3:])
+        z = points[:, 2:]
+        places = points[:, :2] / z.clamp(min=1e-3)
+        return places.transpose(1, 2).reshape(2, 4, 6, 2), z.reshape(2, 1, 4, 6)
+
+    weights = [torch.randn(shape, generator=generator, dtype=torch.float64)
+               for shape in ((2, 4, 6, 2), (2, 1, 4, 6))]  # fmt: skip
+    for wanted in ((True, True), (True, False), (False, True)):
+        for outputs in ((0,), (1,), (0, 1)):
+            gradients = []
+            for function in (lambda d, m: project_to_source(d, camera, m), plain):
+                inputs = [
+                    x.clone().requires_grad_(needs)
+                    for x, needs in zip((depth, motion), wanted, strict=True)
+                ]
+                results = function(*inputs)
+                torch.stack([(results[i] * weights[i]).sum() for i in outputs]).sum().backward()
+                gradients.append([x.grad for x in inputs])
+            for ours, expected in zip(*gradients, strict=True):
+                torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)

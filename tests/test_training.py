@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 
 from fadepth import cli
 from fadepth.checkpoint import Identity
-from fadepth.config import Config, identity_settings
+from fadepth.config import Config, PoseSettings, identity_settings
 from fadepth.data.augment import mirrored_where
 from fadepth.data.dataset import EpochBatches, TrainingFrames, collate
 from fadepth.data.manifest import Manifest
@@ -32,6 +32,7 @@ from fadepth.training import (
     Watch,
     load_depth_network,
     reduced_precision,
+    source_poses,
 )
 from tests.tiny import tiny_config, tiny_manifest
 
@@ -705,3 +706,30 @@ def test_a_black_ego_mask_is_refused(make: Callable[..., Training], tmp_path: Pa
     Image.fromarray(np.zeros((48, 96), np.uint8)).save(path)
     with pytest.raises(FadepthError, match="is black everywhere"):
         make(loss__ego_mask=str(path))
+
+
+class Listener(nn.Module):
+    """A pose network that only remembers what it was given."""
+
+    def forward(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        self.pairs = pairs
+        return pairs.new_zeros(len(pairs), 3), pairs.new_zeros(len(pairs), 3)
+
+
+def test_the_pose_network_sees_small_pairs_in_temporal_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, before, after = torch.rand(3, 2, 3, 33, 47, generator=generator)
+    batch = {"target_input": target, "source_inputs": torch.stack([before, after], 1)}
+    for downscale in (1, 2, 3):
+        for mirror in (False, True):
+            pose = Listener()
+            settings = PoseSettings(downscale=downscale, mirror=mirror)
+            poses = source_poses(pose, batch, (-1, 1), settings)
+            pairs = torch.cat([torch.cat([before, target], 1), torch.cat([target, after], 1)])
+            # Rows and columns without a partner are left out.
+            expected = torch.nn.functional.avg_pool2d(pairs, downscale)
+            if mirror:
+                expected = torch.cat([expected, expected.flip(-1)])
+            torch.testing.assert_close(pose.pairs, expected, rtol=0, atol=1e-6)
+            assert len(poses) == 2
+            assert torch.equal(poses[0], torch.eye(4).expand(2, 4, 4))

@@ -15,6 +15,7 @@ depth open, so teacher and student need not agree on it. Slopes need no alignmen
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from fadepth.config import ApxSettings
 from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.losses.masks import charbonnier, masked_mean
-from fadepth.losses.photometric import Views, upsample, warped_error
+from fadepth.losses.photometric import Views, add_slope_gradient, upsample, warped_error
 
 STEPS = (1, 2, 4, 8)
 
@@ -60,16 +61,33 @@ def value_term(residual: Tensor, mask: Tensor) -> Tensor:
 
 def slope_term(residual: Tensor, mask: Tensor) -> Tensor:
     """APX1: mean absolute difference of the residual over several steps in both axes."""
-    terms = []
-    for step in STEPS:
-        for axis in (2, 3):
+    return cast(Tensor, _Slopes.apply(residual, mask))
+
+
+class _Slopes(torch.autograd.Function):
+    """The slope term of a residual (B, 1, H, W), its gradient computed at once; none to the mask.
+
+    By automatic differentiation each of the eight pairs of slices would fill two maps with zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, mask: Tensor) -> Tensor:
+        pairs = [(step, axis) for step in STEPS for axis in (2, 3) if residual.shape[axis] > step]
+        total, gradient = residual.new_zeros(()), torch.zeros_like(residual)
+        for step, axis in pairs:
             length = residual.shape[axis] - step
-            if length <= 0:
-                continue
-            ahead, here = residual.narrow(axis, step, length), residual.narrow(axis, 0, length)
+            slope = residual.narrow(axis, step, length) - residual.narrow(axis, 0, length)
             both = mask.narrow(axis, step, length) * mask.narrow(axis, 0, length)
-            terms.append(masked_mean((ahead - here).abs(), both))
-    return torch.stack(terms).mean()
+            share = 1 / both.sum().clamp(min=1e-6) / len(pairs)
+            total = total + (slope.abs() * both).sum() * share
+            add_slope_gradient(gradient, slope.sign_().mul_(both), axis, step, share)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None
 
 
 def curvature_term(residual: Tensor, mask: Tensor) -> Tensor:

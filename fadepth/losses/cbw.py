@@ -38,6 +38,7 @@ from fadepth.geometry import (
     pixel_grid,
     project_to_source,
     sample,
+    shrink,
 )
 from fadepth.losses.masks import (
     automask,
@@ -52,7 +53,6 @@ from fadepth.losses.photometric import (
     Views,
     identity_error,
     photometric_error,
-    shrink,
     smoothness,
     that_count,
     upsample,

@@ -7,16 +7,16 @@ remains open, and this choice is [derived].
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fadepth.config import LossSettings
-from fadepth.geometry import disparity_to_depth, inverse_warp
+from fadepth.geometry import disparity_to_depth, inverse_warp, shrink
 from fadepth.losses.masks import automask, inside_border, masked_mean
-from fadepth.losses.ssim import Moments, local_moments, ssim_distance
+from fadepth.losses.ssim import Moments, image_error, local_moments
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,18 @@ class Views:
             self.cache["moments"] = local_moments(self.target)
         return self.cache["moments"]
 
+    @property
+    def joined(self) -> Tensor:
+        """All sources in one batch, (S B, 3, H, W)."""
+        if "joined" not in self.cache:
+            self.cache["joined"] = torch.cat(list(self.sources))
+        return self.cache["joined"]
+
     def resized(self, height: int, width: int) -> "Views":
         """The same views at another size: images by area, cameras by the half-pixel rule."""
         if (height, width) == tuple(self.target.shape[-2:]):
             return self
-        down = [shrink(image, height, width) for image in (self.target, *self.sources)]
+        target, joined, cache = self._images_at(height, width)
         factors = [width / self.target.shape[-1], height / self.target.shape[-2]]
         scale = torch.tensor([*factors, 1.0]).to(self.intrinsics).view(3, 1)
         intrinsics = self.intrinsics * scale
@@ -58,18 +65,20 @@ class Views:
         intrinsics[:, :2, 2:] += 0.5 * (scale[:2] - 1)
         # A small pixel counts where nothing of the vehicle went into it.
         world = None if self.world is None else shrink(self.world.float(), height, width) == 1
-        return Views(down[0], down[1:], intrinsics, self.poses, world)
+        sources = joined.chunk(len(self.sources))
+        return Views(target, sources, intrinsics, self.poses, world, cache)
+
+    def _images_at(self, height: int, width: int) -> tuple[Tensor, Tensor, dict[Any, Any]]:
+        """Target and joined sources at a smaller size, and the cache of what is made of them."""
+        key = "resized", height, width
+        if key not in self.cache:
+            small = shrink(self.joined, height, width)
+            self.cache[key] = shrink(self.target, height, width), small, {"joined": small}
+        return self.cache[key]
 
     def with_detached_poses(self) -> "Views":
         """The same views and the same cache, with motions that take no gradient."""
         return replace(self, poses=[pose.detach() for pose in self.poses])
-
-
-def shrink(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize (B, C, H, W) to a smaller size by area, or return it as it is."""
-    if (height, width) == tuple(image.shape[-2:]):
-        return image
-    return F.interpolate(image, (height, width), mode="area")
 
 
 def photometric_error(
@@ -80,14 +89,12 @@ def photometric_error(
 ) -> Tensor:
     """pe(a, b) = w (1 - SSIM) / 2 + (1 - w) |a - b|, channels averaged: (B, 1, H, W).
 
-    Arguments as in `ssim_distance`.
+    Arguments as in `fadepth.losses.ssim.image_error`.
     """
-    difference = a.view(len(a) // len(b), *b.shape) - b
-    absolute = difference.abs().view(a.shape).mean(1, keepdim=True)
     if ssim_weight == 0:
-        return absolute
-    structure = ssim_distance(a, b, b_moments).mean(1, keepdim=True)
-    return ssim_weight * structure + (1 - ssim_weight) * absolute
+        difference = a.view(len(a) // len(b), *b.shape) - b
+        return difference.abs().view(a.shape).mean(1, keepdim=True)
+    return image_error(a, b, ssim_weight, b_moments).mean(1, keepdim=True)
 
 
 def warped_error(views: Views, depth: Tensor, ssim_weight: float) -> tuple[Tensor, Tensor]:
@@ -102,7 +109,7 @@ def warped_error(views: Views, depth: Tensor, ssim_weight: float) -> tuple[Tenso
     count = len(views.sources)
     # All sources in one batch: half the operations, the same numbers.
     warped, visible = inverse_warp(
-        torch.cat(list(views.sources)),
+        views.joined,
         depth.repeat(count, 1, 1, 1),
         views.intrinsics.repeat(count, 1, 1),
         torch.cat(list(views.poses)),
@@ -116,8 +123,7 @@ def identity_error(views: Views, ssim_weight: float) -> Tensor:
     """Smallest photometric error (B, 1, H, W) of the sources as they are, without a warp."""
     key = "identity", ssim_weight
     if key not in views.cache:
-        sources = torch.cat(list(views.sources))
-        error = photometric_error(sources, views.target, ssim_weight, views.moments)
+        error = photometric_error(views.joined, views.target, ssim_weight, views.moments)
         views.cache[key] = error.view(len(views.sources), -1, *error.shape[1:]).amin(0)
     return views.cache[key]
 
@@ -129,12 +135,40 @@ def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
     whole disparity is not rewarded. `image` has the disparity's size.
     """
     normalised = disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
-    total = torch.zeros((), dtype=disparity.dtype, device=disparity.device)
+    weights = []
     for axis in (2, 3):
-        slope = normalised.diff(dim=axis).abs()
-        edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
-        total = total + (slope * torch.exp(-edge)).mean()
-    return total
+        edge = image.diff(dim=axis).abs_().mean(1, keepdim=True)
+        weights.append(edge.neg_().exp_())
+    return cast(Tensor, _Roughness.apply(normalised, *weights))
+
+
+class _Roughness(torch.autograd.Function):
+    """mean |d_y d| w_y + mean |d_x d| w_x of maps d (B, 1, H, W), its gradient computed at once."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, *weights: Tensor) -> Tensor:
+        total, gradient = values.new_zeros(()), torch.zeros_like(values)
+        for axis, weight in zip((2, 3), weights, strict=True):
+            slope = values.diff(dim=axis)
+            total = total + (slope.abs() * weight).mean()
+            add_slope_gradient(gradient, slope.sign_().mul_(weight), axis, 1, 1 / slope.numel())
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None, None
+
+
+def add_slope_gradient(
+    gradient: Tensor, by_slope: Tensor, axis: int, step: int, factor: float | Tensor
+) -> None:
+    """Add, in place, what a gradient of d(p + step) - d(p) means for d (B, 1, H, W)."""
+    length = by_slope.shape[axis]
+    scaled = by_slope.mul_(factor)
+    gradient.narrow(axis, step, length).add_(scaled)
+    gradient.narrow(axis, 0, length).sub_(scaled)
 
 
 def upsample(disparity: Tensor, like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fadepth.config import JitterSettings, PyramidSettings
 from fadepth.data.augment import jitter_batch
-from fadepth.geometry import disparity_to_depth, disparity_to_inverse_depth
+from fadepth.geometry import disparity_to_depth, disparity_to_inverse_depth, shrink
 from fadepth.losses.masks import charbonnier, masked_mean
 from fadepth.losses.photometric import Views, identity_error, upsample, warped_error
 
@@ -128,8 +128,8 @@ def altered_views(
     for level in range(1 if settings.kind == "outputs" else settings.levels):
         view = image
         if level:
-            size = [max(1, round(side / 2**level)) for side in image.shape[-2:]]
-            view = F.interpolate(image, size, mode="area")
+            height, width = (max(1, round(side / 2**level)) for side in image.shape[-2:])
+            view = shrink(image, height, width)
         flip = bool(torch.rand((), generator=generator) < 0.5) and settings.flip
         if flip:
             view = view.flip(-1)
@@ -178,7 +178,7 @@ def feature_agreement(
     for altered, clean in zip(features, reference, strict=True):
         # Half the squared distance of unit vectors is 1 - cos, and 0 where both are zero.
         apart = F.normalize(unaltered(view, altered, clean)) - F.normalize(clean.detach())
-        seen = F.interpolate(mask.to(apart.dtype), clean.shape[-2:], mode="area")
+        seen = shrink(mask.to(apart.dtype), *clean.shape[-2:])
         terms.append(masked_mean(apart.square().sum(1, keepdim=True) / 2, seen))
     return torch.stack(terms).mean()
 
@@ -205,7 +205,7 @@ class Judge:
         They weigh 1, 1/2, 1/4, ... (normalised).
         """
         seen = self.views.resized(*size)
-        mask = F.interpolate(self.visible.to(seen.target.dtype), list(size), mode="area")
+        mask = shrink(self.visible.to(seen.target.dtype), *size)
         # As in the base loss: what the unwarped neighbours explain better (a car ahead that
         # drives as fast as the camera) must not be pushed to infinity.
         still = identity_error(seen, self.ssim_weight) if self.automask else None

@@ -1,7 +1,6 @@
 """Pose network for self-supervised training: two frames to the camera motion between them."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fadepth.errors import FadepthError
@@ -27,15 +26,12 @@ class PoseNet(nn.Module):
 
     Args:
         width: factor on the channels.
-        downscale: the pair is averaged over squares of this many pixels first. At 2 a step costs a
-            quarter; what it does to depth is in docs/decisions/007.
     """
 
-    def __init__(self, width: float = 1.0, downscale: int = 1) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         if not width > 0:
             raise FadepthError(f"PoseNet width must be positive, not {width}.")
-        self.downscale = downscale
         layers: list[nn.Module] = []
         source = 6
         for count, kernel in LAYERS:
@@ -59,8 +55,6 @@ class PoseNet(nn.Module):
         """
         if pair.ndim != 4 or pair.shape[1] != 6:
             raise FadepthError(f"PoseNet needs pairs (B, 6, H, W), not {tuple(pair.shape)}.")
-        if self.downscale > 1:
-            pair = F.avg_pool2d(pair, self.downscale)
         features = self.encoder((pair - IMAGE_MEAN) / IMAGE_STD)
         motion = MOTION_SCALE * self.head(features).mean(dim=(2, 3))
         axis_angle, translation = torch.split(motion, 3, dim=1)

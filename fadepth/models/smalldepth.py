@@ -221,11 +221,11 @@ class SmallDepth(nn.Module):
             x = stage(x)
             skips.append(x)
         at2, at4, at8, at16, _ = skips
-        x = _enlarge(self.up5(x), at16) + at16
-        x = _enlarge(self.up4(x), at8) + at8
+        x = _enlarged_sum(self.up5(x), at16)
+        x = _enlarged_sum(self.up4(x), at8)
         coarse8 = self.up3(x)
-        coarse4 = self.up2(_enlarge(coarse8, at4) + at4)
-        x = self.up1(_enlarge(coarse4, at2) + at2)
+        coarse4 = self.up2(_enlarged_sum(coarse8, at4))
+        x = self.up1(_enlarged_sum(coarse4, at2))
         # Sigmoid before the last x2: a quarter of the evaluations.
         disparity = F.interpolate(
             torch.sigmoid(self.head(x)), (height, width), mode="bilinear", align_corners=False
@@ -241,9 +241,10 @@ class SmallDepth(nn.Module):
         ]
 
 
-def _enlarge(x: Tensor, like: Tensor) -> Tensor:
-    # To the skip's own size, which is not always twice: 180 rows give 90, 45, 23, 12, 6.
-    return F.interpolate(x, like.shape[-2:], mode="nearest")
+def _enlarged_sum(x: Tensor, skip: Tensor) -> Tensor:
+    # To the skip's own size, which is not always twice: 180 rows give 90, 45, 23, 12, 6. In place:
+    # a new map of this size costs more time than the sum.
+    return F.interpolate(x, skip.shape[-2:], mode="nearest").add_(skip)
 
 
 def _head(channels: int) -> nn.Conv2d:

@@ -358,7 +358,7 @@ def predicted(source: Source, model: Path) -> Source:
         views = frame.views
         images = torch.cat([views.target, *views.sources])
         batch = {"target_input": views.target, "source_inputs": views.sources[0][:, None]}
-        motion = source_poses(pose, batch, (1,), config.pose.mirror)
+        motion = source_poses(pose, batch, (1,), config.pose)
         return replace(
             frame,
             views=replace(views, poses=motion, cache={}),

@@ -12,6 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
+from fadepth.config import PoseSettings
 from fadepth.data.kitti_odometry import OdometrySequence, oxts_to_camera, read_oxts
 from fadepth.errors import FadepthError
 from fadepth.evaluation.odometry import (
@@ -125,7 +126,7 @@ def test_direction_is_that_of_the_pose_network_in_training() -> None:
     motions = []
     for t in range(len(true) - 1):
         batch = {"target_input": image(t + 1), "source_inputs": image(t)[:, None]}
-        (motion,) = source_poses(network, batch, (-1,), mirror=False)
+        (motion,) = source_poses(network, batch, (-1,), PoseSettings())
         motions.append(motion[0].numpy())
     assert np.abs(chain(np.array(motions)) - true).max() < 1e-9
 

@@ -535,7 +535,7 @@ def test_kernels_summed_once_changes_no_gradient_and_ends_with_its_block() -> No
         with (
             around(),
             mock.patch.object(
-                EtmConv2d, "_sum_of_branches", autospec=True, side_effect=EtmConv2d._sum_of_branches
+                EtmConv2d, "_sum_of_kernels", autospec=True, side_effect=EtmConv2d._sum_of_kernels
             ) as summed,
         ):
             loss = torch.stack([unit(image).square().mean() for image in images]).sum()
@@ -551,3 +551,27 @@ def test_kernels_summed_once_changes_no_gradient_and_ends_with_its_block() -> No
     with kernels_summed_once():
         after = unit._summed_kernel()
     assert torch.equal(after, unit._sum_of_branches()[0])
+
+
+@pytest.mark.parametrize(
+    "branches", ["rep", "ac", [Square, Square, Column], [Square, partial(Point, groups=4)]]
+)
+@pytest.mark.parametrize(("channels", "size", "stride", "groups"), [
+    ((4, 8), 3, 1, 2), ((8, 8), 3, 1, 2), ((8, 8), 5, 1, 1), ((8, 8), 3, 2, 4), ((8, 8), 1, 1, 1),
+])  # fmt: skip
+def test_the_quick_sum_in_kernel_space_is_the_general_one(
+    branches: Any, channels: tuple[int, int], size: int, stride: int, groups: int
+) -> None:
+    """Bit for bit in forward; in backward to rounding."""
+    if size == 1 and not isinstance(branches, str):
+        branches = [Square, Square]
+    unit = EtmConv2d(*channels, size, stride, groups, branches=branches, space="kernel")
+    for parameter in unit.parameters():
+        torch.nn.init.normal_(parameter)
+    quick, (general, _) = unit._sum_of_kernels(), unit._sum_of_branches()
+    assert torch.equal(quick, general)
+    outer = torch.randn_like(quick)
+    parameters = list(unit.branches.parameters())
+    ours, expected = (torch.autograd.grad(kernel, parameters, outer) for kernel in (quick, general))
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

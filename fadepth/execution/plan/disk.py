@@ -124,7 +124,7 @@ def computed_bytes(run: Run) -> int:
     config = run.config.model_copy(update={"teacher": teacher})
     with torch.device("meta"):
         depth = build_depth_network(config, run.kind)
-        pose = PoseNet(config.pose.width, config.pose.downscale)
+        pose = PoseNet(config.pose.width)
     state = [t for network in (depth, pose) for t in network.state_dict().values()]
     weights = [p.numel() for network in (depth, pose) for p in network.parameters()]
     tensors = 2 * len(state) + 3 * len(weights)  # AdamW also counts the steps of each
