@@ -26,9 +26,11 @@ export OMP_WAIT_POLICY ?= passive
 # Without these two, MLflow calls home and its UI starts eight idle job runners (2 GB).
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+# ONNX Runtime calls home unless told not to (fadepth.export silences OpenVINO).
+export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help ablation report pdf latex services test lint format ui lock clean distclean FORCE
+.PHONY: help ablation report pdf bench latex services test lint format ui lock clean distclean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,19 @@ pdf: $(STAMP) ## set the tables that are in reports/ as one PDF: reports/tables.
 	@ls reports/table_*.tex >/dev/null 2>&1 || { \
 	  echo "reports/ holds no table yet: make ablation, or make report."; exit 1; }
 	fadepth pdf reports/table_*.tex --output reports/tables.pdf
+
+# Ratios of one run each; nothing else should run meanwhile. docs/performance.md tells how to read it.
+BENCH := reports/bench
+bench: $(STAMP) ## speeds of networks, trainings, evaluation, start-up: about ten minutes
+	mkdir -p $(BENCH)
+	fadepth bench latency --threads 1 --json $(BENCH)/latency.json --plot $(BENCH)/latency.png
+	fadepth bench latency --threads 2 --json $(BENCH)/latency_threads.json
+	fadepth bench limits --json $(BENCH)/limits.json
+	fadepth bench training --json $(BENCH)/training.json
+	fadepth bench evaluation --json $(BENCH)/evaluation.json
+	fadepth bench loader --json $(BENCH)/loader.json
+	fadepth bench start-up --json $(BENCH)/start_up.json
+	fadepth bench summary $(BENCH) --markdown $(BENCH)/summary.md
 
 # Tables are read back from a PDF in the tests. Only root on Debian gets LaTeX from here; elsewhere
 # those tests are skipped, and say so.

@@ -38,8 +38,8 @@ Baseline = Literal["constant", "row_median", "pixel_median"]
 
 #: Modules that a training's result depends on, whatever it trains (paths below the package).
 TRAINING_CODE = (
-    "geometry.py", "training.py", "data/dataset.py", "data/augment.py", "data/kitti.py",
-    "data/cache.py",
+    "geometry.py", "training.py", "optimizer.py", "data/dataset.py", "data/augment.py",
+    "data/kitti.py", "data/cache.py",
     "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")

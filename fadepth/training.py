@@ -40,6 +40,7 @@ from fadepth.losses.pyramid import Reference, encoder_features, pyramid_loss
 from fadepth.models import HQDecV2, SmallDepth
 from fadepth.models.etm import kernels_summed_once
 from fadepth.models.posenet import PoseNet
+from fadepth.optimizer import AdamW
 from fadepth.targets import TeacherTargets
 
 log = logging.getLogger(__name__)
@@ -317,7 +318,7 @@ class Training:
         teacher = self.config.teacher if job.kind == "teacher" else None
         self.epochs = (teacher and teacher.epochs) or self.settings.epochs
         self.rate = (teacher and teacher.learning_rate) or self.settings.learning_rate
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             self.networks.parameters(),
             lr=self.rate,
             betas=(0.9, self.settings.beta2),

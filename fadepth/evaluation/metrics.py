@@ -54,7 +54,16 @@ def scaled_metrics(
             "disparity to the ground truth's (h, w) first"
         )
     mask = valid_pixels(gt, protocol)
-    g, p = gt[mask].astype(np.float64), pred[mask].astype(np.float64)
+    return pixel_metrics(gt[mask], pred[mask], protocol)
+
+
+def pixel_metrics(truth: Array, pred: Array, protocol: Protocol) -> tuple[dict[str, float], float]:
+    """`scaled_metrics` of the pixels (N,) that count, which the caller has picked.
+
+    Raises:
+        FadepthError: there is none, or a prediction is not positive and finite.
+    """
+    g, p = truth.astype(np.float64, copy=False), pred.astype(np.float64, copy=False)
     if not len(g):
         raise FadepthError(
             f"no ground truth pixel between {protocol.min_depth} and {protocol.max_depth} m "

@@ -7,7 +7,7 @@ is named by its path.
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,11 +206,12 @@ def _read(path: Path) -> Protocol:
 
 def valid_pixels(ground_truth: NDArray[np.floating], protocol: Protocol) -> NDArray[np.bool_]:
     """Return the (h, w) mask of pixels that count."""
-    mask = in_range(ground_truth, protocol)
-    if protocol.crop:
-        inside = np.zeros_like(mask)
-        inside[protocol.crop.slices(*mask.shape)] = True
-        mask &= inside
+    if protocol.crop is None:
+        return in_range(ground_truth, protocol)
+    height, width = ground_truth.shape
+    mask = np.zeros((height, width), dtype=bool)
+    inside = protocol.crop.slices(height, width)
+    mask[inside] = in_range(ground_truth[inside], protocol)
     return mask
 
 
@@ -219,6 +220,27 @@ def in_range(ground_truth: NDArray[np.floating], protocol: Protocol) -> NDArray[
     ceiling = np.inf if protocol.max_depth is None else protocol.max_depth
     mask: NDArray[np.bool_] = (ground_truth > protocol.min_depth) & (ground_truth < ceiling)
     return mask
+
+
+class TruePixels(NamedTuple):
+    """Those pixels of a ground truth that count.
+
+    Attributes:
+        size: height and width of the whole map.
+        places: (N,) row · width + column, ascending.
+        depth: (N,) metres.
+    """
+
+    size: tuple[int, int]
+    places: NDArray[np.intp]
+    depth: NDArray[np.floating]
+
+
+def true_pixels(ground_truth: NDArray[np.floating], protocol: Protocol) -> TruePixels:
+    """Return the pixels of an (h, w) map that count: of a lidar's map, one in thirty."""
+    height, width = ground_truth.shape
+    places = np.flatnonzero(valid_pixels(ground_truth, protocol))
+    return TruePixels((height, width), places, ground_truth.ravel()[places])
 
 
 # Ground truth

@@ -8,20 +8,23 @@ measure `change` are [derived]. The factors of light lie outside the range of th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fadepth.data.manifest import Frame
+from fadepth.data.parallel import in_order
 from fadepth.errors import FadepthError
-from fadepth.evaluation.evaluate import PredictImage, depth_at, network_input, resize_map
-from fadepth.evaluation.metrics import scaled_metrics
-from fadepth.evaluation.protocols import Protocol, load_ground_truth
+from fadepth.evaluation.evaluate import PredictImage, depth_at_pixels, network_input, resize_map
+from fadepth.evaluation.metrics import pixel_metrics
+from fadepth.evaluation.protocols import Protocol, TruePixels, load_ground_truth, true_pixels
 
 DARK, BRIGHT = 0.5, 1.5
 
@@ -60,18 +63,31 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
 
 
 def altered_predictions(predict: PredictImage, image: Tensor) -> dict[str, NDArray[np.float64]]:
-    """Inverse depth (h, w) of a frame under every condition, each in the frame's own geometry."""
-    return {
-        name: condition.undo(predict(condition.alter(image)))[0, 0].double().cpu().numpy()
-        for name, condition in CONDITIONS.items()
-    }
+    """Inverse depth (h, w) of a frame under every condition, each in the frame's own geometry.
+
+    Images of one size go through the network together.
+    """
+    altered = {name: condition.alter(image) for name, condition in CONDITIONS.items()}
+    found = {}
+    for size in {images.shape for images in altered.values()}:
+        names = [name for name, images in altered.items() if images.shape == size]
+        maps = predict(torch.cat([altered[name] for name in names])).double().cpu()
+        for name, one in zip(names, maps.split(1), strict=True):
+            found[name] = CONDITIONS[name].undo(one)[0, 0].numpy()
+    return {name: found[name] for name in CONDITIONS}
 
 
 def log_difference(
     a: NDArray[np.floating], b: NDArray[np.floating], *, aligned: bool = False
 ) -> float:
     """Mean |log a - log b| of two maps (h, w) > 0; `aligned` takes the median difference out."""
-    difference = np.log(a) - np.log(b)
+    return _difference(np.log(a), np.log(b), aligned=aligned)
+
+
+def _difference(
+    a: NDArray[np.floating], b: NDArray[np.floating], *, aligned: bool = False
+) -> float:
+    difference = a - b
     if aligned:
         difference = difference - np.median(difference)
     return float(np.abs(difference).mean())
@@ -84,16 +100,19 @@ def evaluate_robustness(
     size: tuple[int, int],
     protocol: Protocol,
     teacher: PredictImage | None = None,
+    *,
+    workers: int = 0,
 ) -> pd.DataFrame:
     """Metrics of every frame under every condition.
 
     Args:
         frames: frames to evaluate, in order.
         root: folder that their paths start from.
-        predict: the network.
+        predict: the network, from images (B, 3, h, w) to inverse depth (B, 1, h, w).
         size: (H, W) of its input.
         protocol: how depth is compared with ground truth.
         teacher: another network, of the same input size.
+        workers: threads that read ahead; 0: none. No effect on results.
 
     Returns:
         One row per frame and condition: `drive`, `frame`, `side`, `condition`, the seven metrics,
@@ -103,25 +122,34 @@ def evaluate_robustness(
     Raises:
         FadepthError: names the frame that lacks ground truth or has an unusable prediction.
     """
+    read = partial(_read, root=root, size=size, protocol=protocol)
+    samples = in_order(frames, read, workers) if workers else map(read, frames)
     rows = []
-    for frame in frames:
-        gt = load_ground_truth(frame, root, protocol)
-        image = network_input(frame, root, size, protocol.image_crop)
-        maps = {
-            name: resize_map(q, *size) for name, q in altered_predictions(predict, image).items()
-        }
-        target = teacher(image)[0, 0].double().cpu().numpy() if teacher else None
+    for frame, (truth, image) in zip(frames, samples, strict=True):
+        maps = altered_predictions(predict, image)
+        maps = {name: q if q.shape == size else resize_map(q, *size) for name, q in maps.items()}
+        with np.errstate(divide="ignore", invalid="ignore"):  # `pixel_metrics` refuses those
+            logs = {name: np.log(q) for name, q in maps.items()}
+        target = np.log(teacher(image)[0, 0].double().cpu().numpy()) if teacher else None
         for name, q in maps.items():
             try:
-                metrics, _ = scaled_metrics(gt, depth_at(q, gt.shape, protocol), protocol)
+                depth = depth_at_pixels(q, truth, protocol)
+                metrics, _ = pixel_metrics(truth.depth, depth, protocol)
             except FadepthError as error:
                 raise FadepthError(f"frame {frame}, {name}: {error}") from None
             row = {"drive": frame.drive, "frame": frame.frame, "side": frame.side}
-            row |= {"condition": name, **metrics, "change": log_difference(q, maps["clean"])}
+            row |= {"condition": name, **metrics, "change": _difference(logs[name], logs["clean"])}
             if target is not None:
-                row["teacher_distance"] = log_difference(q, target, aligned=True)
+                row["teacher_distance"] = _difference(logs[name], target, aligned=True)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _read(
+    frame: Frame, root: Path, size: tuple[int, int], protocol: Protocol
+) -> tuple[TruePixels, Tensor]:
+    truth = true_pixels(load_ground_truth(frame, root, protocol), protocol)
+    return truth, network_input(frame, root, size, protocol.image_crop)
 
 
 def summary(table: pd.DataFrame) -> dict[str, dict[str, float]]:

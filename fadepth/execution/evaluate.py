@@ -24,11 +24,13 @@ from fadepth.errors import FadepthError
 from fadepth.evaluation.baselines import BaselineKind, fit_baseline
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.evaluation.evaluate import (
+    NetworkPredictor,
     Predict,
     PredictImage,
+    batch_for,
     depth_at,
     evaluate,
-    predict_disparity,
+    image_function,
     read_input,
 )
 from fadepth.evaluation.grid import grid_metrics
@@ -54,7 +56,6 @@ from fadepth.execution.data import (
 from fadepth.execution.train import set_threads, write_settings
 from fadepth.files import atomic_path, file_digest, write_atomic
 from fadepth.fingerprint import digest
-from fadepth.geometry import disparity_to_inverse_depth
 from fadepth.models import fold
 from fadepth.provenance import RunManifest
 from fadepth.report.panels import draw_panel
@@ -76,13 +77,8 @@ log = logging.getLogger(__name__)
 def network_function(model: Path, device: torch.device) -> tuple[PredictImage, int]:
     """A trained network, folded, as a function from images to inverse depth; its parameters."""
     network, _ = load_depth_network(model)
-    network = fold(network).to(device)
-
-    @torch.inference_mode()
-    def predict(image: Tensor) -> Tensor:
-        return disparity_to_inverse_depth(network(image.to(device)))
-
-    return predict, count_parameters(network)
+    network = fold(network)
+    return image_function(network, device), count_parameters(network)
 
 
 def network_predictor(run: Run, runs: Path, root: Path, protocol: Protocol) -> tuple[Predict, int]:
@@ -91,11 +87,13 @@ def network_predictor(run: Run, runs: Path, root: Path, protocol: Protocol) -> t
     device = choose_device(run.config.training.device)
     network, parameters = network_function(runs / run.id / "model.pt", device)
     size = run.config.data.height, run.config.data.width
+    return NetworkPredictor(network, root, size, protocol, batch_for(size)), parameters
 
-    def predict(frame: Frame) -> NDArray[np.float64]:
-        return predict_disparity(network, frame, root, size, protocol)
 
-    return predict, parameters
+def readers(threads: int) -> int:
+    """Threads that read ahead: those granted beside the main one, which also drives the network."""
+    # A GPU works on its own: what would wait for it can read.
+    return max(threads - 1, int(torch.cuda.is_initialized()))
 
 
 def baseline_predictor(
@@ -152,8 +150,9 @@ def evaluate_run(run: Run, runs: Path, manifest_path: Path, threads: int) -> Non
     else:
         predict, parameters = network_predictor(run, runs, root, protocol)
     per_image, mean = evaluate(
-        frames, root, predict, protocol, tell_progress("image"), manifest.files
-    )
+        frames, root, predict, protocol, tell_progress("image"), manifest.files,
+        workers=readers(threads),
+    )  # fmt: skip
     draw_run_panels(run, folder, frames, root, predict, protocol)
     said: dict[str, str | int] = {"split": settings.split, "dataset": run.config.data.name}
     if run.kind in TRAINED:
@@ -225,8 +224,9 @@ def evaluate_benchmark(
     predict, parameters = network_predictor(run, runs, root, protocol)
     frames = manifest.splits["test"]
     per_image, mean = evaluate(
-        frames, root, predict, protocol, tell_progress("image"), manifest.files
-    )
+        frames, root, predict, protocol, tell_progress("image"), manifest.files,
+        workers=readers(threads),
+    )  # fmt: skip
     folder = runs / run.id / "benchmarks" / name
     draw_run_panels(run, folder, frames, root, predict, protocol)
     seen = frames_seen(frames, Manifest.read(trained_on))
@@ -267,6 +267,7 @@ def measure_robustness(
         (data.height, data.width),
         protocol,
         network_function(teacher, device)[0] if teacher else None,
+        workers=readers(threads),
     )
     with atomic_path(runs / run.id / "robustness_per_image.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -358,7 +359,7 @@ def pose_predictor(
             "target_input": image(second).to(device),
             "source_inputs": image(first)[:, None].to(device),
         }
-        motion = source_poses(network, batch, (-1,), config.pose.mirror)[0][0]
+        motion = source_poses(network, batch, (-1,), config.pose)[0][0]
         return motion.double().cpu().numpy()
 
     return predict

@@ -51,6 +51,46 @@ def _first(entry: str, others: str | None) -> str:
     return os.pathsep.join([entry, *rest])
 
 
+def calm_scheduler() -> None:
+    """Let Snakemake choose jobs when one has ended, and not many times a second; call it once.
+
+    Snakemake starts at most 100 jobs a second, so it looks again a second after each look at jobs
+    that wait. Each job that ends adds a look, and all of them come back: with 100 jobs behind it
+    Snakemake looks 100 times a second, and solves a linear program each time, until no job waits
+    (9.27; https://github.com/snakemake/snakemake/pull/3744). Of a study of 125 short jobs this was
+    a third of all CPU time. Here it looks again only where that limit has held something back.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    look_later = getattr(JobScheduler, "_schedule_reevalutation", None)
+    if look_later is None:
+        return  # another Snakemake: nothing is to be said about its scheduler
+
+    def look_later_if_limited(scheduler: Any, delay: float) -> None:
+        limiter = scheduler.job_rate_limiter
+        if limiter is None or delay != limiter.timespan or not limiter.get_free_jobs():
+            look_later(scheduler, delay)
+
+    JobScheduler._schedule_reevalutation = look_later_if_limited
+
+
+def mirrored_since(links: Path, runs: Path, began: float) -> bool:
+    """Whether rule `link_runs` has mirrored all runs as they are into MLflow, in this call.
+
+    Args:
+        links: what it wrote: addresses, none where MLflow failed.
+        runs: folder of the runs.
+        began: when Snakemake began, seconds since 1970; a store may be another one now than before.
+    """
+    try:
+        written = links.stat().st_mtime
+        found = json.loads(links.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    changed = (path.stat().st_mtime for path in runs.rglob("*.json"))
+    return bool(found) and written >= began and all(when <= written for when in changed)
+
+
 def find_snakefile(folder: Path) -> Path:
     """The folder's `Snakefile`, else that of the checkout.
 

@@ -51,7 +51,7 @@ assert len(done.splits["train"]) == count
 EVALUATE = """
 import torch
 from fadepth.data.manifest import Manifest
-from fadepth.evaluation.evaluate import evaluate, predict_disparity
+from fadepth.evaluation.evaluate import NetworkPredictor, evaluate
 from fadepth.evaluation.protocols import find_protocol
 
 torch.set_num_threads(1)
@@ -61,15 +61,14 @@ torch.nn.init.constant_(network.weight, 0.01)
 torch.nn.init.constant_(network.bias, 0.02)
 kept = []
 
-@torch.inference_mode()
-def predict(frame):
-    disparity = predict_disparity(network, frame, root, (94, 310), protocol)
-    if task == "keep":
-        kept.append(disparity)
-    return disparity
+batches = NetworkPredictor(torch.inference_mode()(network), root, (94, 310), protocol, 4)
+
+def keep(frame):
+    kept.append(batches(frame))
+    return kept[-1]
 
 frames = Manifest.read(manifest).splits["test"]
-table, _ = evaluate(frames, root, predict, protocol)
+table, _ = evaluate(frames, root, keep if task == "keep" else batches, protocol, workers=2)
 assert len(table) == count
 """
 TELL = "print(peak())"

@@ -1,6 +1,7 @@
 """Robustness against networks whose behaviour under each alteration is known in closed form."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def blur(image):
 
 def column(image):
     """Inverse depth that depends on the place in the image alone: blind to its content."""
-    return torch.linspace(0.1, 1, image.shape[-1]).expand(1, 1, *image.shape[-2:])
+    return torch.linspace(0.1, 1, image.shape[-1]).expand(len(image), 1, *image.shape[-2:])
 
 
 def test_mirror_is_undone(frames, tmp_path):
@@ -54,6 +55,30 @@ def test_mirror_is_undone(frames, tmp_path):
     np.testing.assert_allclose(maps["flipped"], maps["clean"], rtol=1e-6)
     maps = altered_predictions(column, image)
     np.testing.assert_allclose(maps["flipped"], maps["clean"][:, ::-1])
+
+
+def test_conditions_of_one_size_share_a_batch_and_keep_their_maps():
+    """Each map is that of its own altered image alone."""
+    image = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def predict(images):
+        seen.append(tuple(images.shape))
+        return blur(images) * column(images)
+
+    maps = altered_predictions(predict, image)
+    assert list(maps) == list(CONDITIONS)
+    assert sorted(seen) == [(1, 3, 32, 48), (4, 3, *SIZE)]
+    for name, condition in CONDITIONS.items():
+        alone = condition.undo(predict(condition.alter(image)))[0, 0].double().numpy()
+        np.testing.assert_allclose(maps[name], alone, rtol=1e-6)
+    assert not np.allclose(maps["dark"], maps["bright"], rtol=0.1)
+
+
+def test_reading_ahead_changes_no_bit(frames, tmp_path):
+    plain = evaluate_robustness(frames, tmp_path, blur, SIZE, PROTOCOL)
+    ahead = evaluate_robustness(frames, tmp_path, blur, SIZE, PROTOCOL, workers=2)
+    pd.testing.assert_frame_equal(plain, ahead, check_exact=True)
 
 
 def test_changes_are_the_logs_of_the_light_factors(frames, tmp_path):
