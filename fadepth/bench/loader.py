@@ -10,7 +10,6 @@ ready: neither the start of the processes nor what they had prepared in peace is
 """
 
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,11 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-import PIL
 import torch
 from torch import Tensor
 
+from fadepth.bench.machine import machine
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, merge, parse_config
 from fadepth.data.cache import CacheKey, checked_cache
@@ -165,30 +163,6 @@ def measure_loader(
         ],
         training=training,
     )
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, threads and versions."""
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _some_frames(manifest: Manifest, count: int) -> Manifest:

@@ -1,4 +1,4 @@
-"""`fadepth bench ...`: how fast parts of a training are on this machine."""
+"""`fadepth bench ...`: how fast networks and parts of a training are on this machine."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fadepth.cli import (
+    bench_evaluation,
+    bench_latency,
+    bench_limits,
+    bench_start_up,
+    bench_summary,
+    bench_training,
+)
 from fadepth.cli.common import Override, Presets, Threads, load_preset, log, set_up_logging
 from fadepth.errors import FadepthError
 
@@ -15,12 +23,18 @@ if TYPE_CHECKING:
     from fadepth.bench.loader import LoaderReport, Speed
     from fadepth.config import Config
 
-app = typer.Typer(no_args_is_help=True, help="Measure how fast parts of a training are.")
+app = typer.Typer(no_args_is_help=True, help="Measure how fast networks and trainings are.")
+app.command()(bench_latency.latency)
+app.command()(bench_limits.limits)
+app.command()(bench_training.training)
+app.command()(bench_evaluation.evaluation)
+app.command()(bench_start_up.start_up)
+app.command()(bench_summary.summary)
 
 
 @app.callback()
 def bench() -> None:
-    """Measure how fast parts of a training are."""
+    """Measure how fast networks and trainings are."""
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What all commands share: logging, presets and studies by name, options."""
 
 import difflib
+import gc
 import json
 import logging
 import re
@@ -10,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fadepth.config import Config, load_yaml, merge
 from fadepth.errors import FadepthError
-from fadepth.run import Run
-from fadepth.study import (
-    Study,
-    config_with_benchmark,
-    resolve_and_leave_out,
-    unique_runs,
-)
+
+if TYPE_CHECKING:
+    from fadepth.config import Config
+    from fadepth.run import Run
+    from fadepth.study import Study
+
+# Settings and studies are imported inside functions: pydantic and numpy take longer to start than
+# all that `fadepth --help` needs.
 
 log = logging.getLogger("fadepth")
 
@@ -60,6 +61,24 @@ class Sparse(logging.Filter):
         return True
 
 
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Import torch without looking for garbage in the half million objects that it makes.
+
+    They live as long as the process, so collections find nothing in them: neither while they are
+    made nor later, since they are set apart (`gc.freeze`). Saves a tenth of the import.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def set_up_logging(prefix: str, log_file: Path | None) -> None:
     """Everything to `log_file`, a line now and then to the terminal."""
     terminal = logging.StreamHandler(sys.stderr)
@@ -77,6 +96,8 @@ def set_up_logging(prefix: str, log_file: Path | None) -> None:
 
 def load_preset(presets: list[Path] | None, override: str = "{}") -> tuple[dict[str, Any], str]:
     """Merge preset files and overrides; also the name under which errors speak of them."""
+    from fadepth.config import load_yaml, merge
+
     files = presets or [DEFAULT_PRESET]
     settings: dict[str, Any] = {}
     for file in files:
@@ -102,6 +123,8 @@ def parse_override(text: str) -> dict[str, Any]:
 
 def snakemake_call(target: str, presets: list[Path] | None, override: str) -> str:
     """The call of Snakemake that makes `target` with these settings, for people to copy."""
+    from fadepth.config import merge
+
     words = ["snakemake", "--cores", "8", target]
     if presets and presets != [DEFAULT_PRESET]:
         words += ["--configfile", *map(str, presets)]
@@ -112,22 +135,26 @@ def snakemake_call(target: str, presets: list[Path] | None, override: str) -> st
 
 def load_all_studies(
     presets: list[Path] | None, override: str
-) -> tuple[dict[str, Study], dict[str, str]]:
+) -> tuple[dict[str, "Study"], dict[str, str]]:
     """Every study of `ablations/` on the preset, and tables that it has no data for."""
+    from fadepth.study import resolve_and_leave_out
+
     return resolve_and_leave_out(STUDIES, *load_preset(presets, override), parse_override(override))
 
 
-def load_studies(presets: list[Path] | None, override: str) -> dict[str, Study]:
+def load_studies(presets: list[Path] | None, override: str) -> dict[str, "Study"]:
     """Every study of `ablations/` whose data the preset has."""
     return load_all_studies(presets, override)[0]
 
 
-def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
+def find_run(run_id: str, presets: list[Path] | None, override: str) -> "Run":
     """The run of that id, resolved again from study and preset.
 
     Raises:
         FadepthError: no study gives that run with this preset.
     """
+    from fadepth.study import unique_runs
+
     known = unique_runs(load_studies(presets, override).values())
     if run_id not in known:
         raise FadepthError(
@@ -137,12 +164,14 @@ def find_run(run_id: str, presets: list[Path] | None, override: str) -> Run:
     return known[run_id]
 
 
-def find_config(folder: str, presets: list[Path] | None, override: str) -> Config:
+def find_config(folder: str, presets: list[Path] | None, override: str) -> "Config":
     """Settings of the studies whose manifest lies in `data/<folder>/`.
 
     Raises:
         FadepthError: no study uses such data.
     """
+    from fadepth.study import unique_runs
+
     for run in unique_runs(load_studies(presets, override).values()).values():
         if run.data_folder == folder:
             return run.config
@@ -151,19 +180,21 @@ def find_config(folder: str, presets: list[Path] | None, override: str) -> Confi
 
 def find_benchmark_config(
     name: str, place: str, presets: list[Path] | None, override: str
-) -> Config:
+) -> "Config":
     """Settings of a study that has a benchmark of that name in that place (`benchmark_place`).
 
     Raises:
         FadepthError: no study has it.
     """
+    from fadepth.study import config_with_benchmark
+
     studies = load_studies(presets, override).values()
     if config := config_with_benchmark(studies, name, place, Path.cwd()):
         return config
     raise FadepthError(f"no study in {STUDIES}/ has a benchmark '{name}' at {place}")
 
 
-def find_study(name: str, presets: list[Path] | None, override: str) -> Study:
+def find_study(name: str, presets: list[Path] | None, override: str) -> "Study":
     """The study that feeds a table.
 
     Raises:

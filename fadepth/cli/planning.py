@@ -22,7 +22,6 @@ from fadepth.cli.common import (
     parse_override,
     set_up_logging,
 )
-from fadepth.config import merge
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def _calibrate(planner: "Planner", quietly: bool) -> None:
 
 def _command(plan: "Plan", presets: list[Path] | None, override: str, slots: int | None) -> str:
     """The call that trains and evaluates just what fits the budget."""
+    from fadepth.config import merge
+
     assert plan.budget is not None
     targets = [f"runs/{run_id}/metrics.json" for run_id in plan.budget.fits]
     if not targets:

@@ -12,6 +12,7 @@ from fadepth.cli.common import (
     Threads,
     find_run,
     find_study,
+    heavy_imports,
     load_all_studies,
     set_up_logging,
     snakemake_call,
@@ -82,7 +83,7 @@ def pdf(
     log_file: Log = None,
 ) -> None:
     """Set tables as one PDF; needs pdflatex."""
-    from fadepth.execution.report import compile_tables
+    from fadepth.execution.tables import compile_tables
 
     set_up_logging("pdf", log_file)
     compile_tables(tables, output)
@@ -116,7 +117,8 @@ def qualitative(
     log_file: Log = None,
 ) -> None:
     """Draw input, ground truth, predictions and errors of a few frames."""
-    from fadepth.execution.figures import draw_comparison
+    with heavy_imports():
+        from fadepth.execution.qualitative import draw_comparison
 
     set_up_logging("qualitative", log_file)
     runs = [find_run(run_id, preset, override) for run_id in run_ids]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fadepth.cli.common import STUDIES, Override, Presets, load_preset, parse_override
-from fadepth.config import load_yaml
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def find_study_files(names: Sequence[str]) -> list[Path]:
 
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     """Names of tables, studies and files, each with the file."""
+    from fadepth.config import load_yaml
+
     contents = {path: load_yaml(path) for path in paths}
     names = {str(content.get("table")): path for path, content in contents.items()}
     names |= {path.stem: path for path in paths}

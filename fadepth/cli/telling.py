@@ -20,12 +20,12 @@ from fadepth.cli.common import (
     load_studies,
     parse_override,
 )
-from fadepth.config import load_yaml
 from fadepth.errors import FadepthError
-from fadepth.study import Study, resolve_study
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from fadepth.study import Study
 
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
 
@@ -132,7 +132,7 @@ def diff(
         write_table(diff_table(found), output)
 
 
-def _named_study(text: str, presets: list[Path] | None, override: str) -> tuple[str, Study]:
+def _named_study(text: str, presets: list[Path] | None, override: str) -> tuple[str, "Study"]:
     """Study and its name with the preset's.
 
     Args:
@@ -140,6 +140,8 @@ def _named_study(text: str, presets: list[Path] | None, override: str) -> tuple[
         presets: without PRESET.
         override: on top of either.
     """
+    from fadepth.study import resolve_study
+
     name, at, preset = text.rpartition("@")
     # A file's own name may hold an @.
     if not at or Path(text).is_file():
@@ -157,6 +159,8 @@ def _study_file(name: str) -> Path:
     Raises:
         FadepthError: there is none; the nearest name is told.
     """
+    from fadepth.config import load_yaml
+
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
@@ -173,8 +177,8 @@ def _study_file(name: str) -> Path:
 
 
 def _chosen(
-    names: Iterable[str], studies: dict[str, Study], left_out: dict[str, str]
-) -> list[Study]:
+    names: Iterable[str], studies: dict[str, "Study"], left_out: dict[str, str]
+) -> list["Study"]:
     """The studies that feed these tables; all where none is named.
 
     Raises:

@@ -2,13 +2,15 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fadepth.cli.common import RUNS, STORE, Override, Presets, load_studies, set_up_logging
 from fadepth.errors import FadepthError
-from fadepth.study import Study
+
+if TYPE_CHECKING:
+    from fadepth.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def track(
         track_runs(studies.values(), RUNS, store, everything=everything)
 
 
-def _known(preset: Presets, override: Override) -> dict[str, Study]:
+def _known(preset: Presets, override: Override) -> dict[str, "Study"]:
     """Studies, which give runs their order and labels; runs can be shown without."""
     try:
         return load_studies(preset, override)

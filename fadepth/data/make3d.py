@@ -36,8 +36,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from fadepth.errors import FadepthError
 
@@ -58,10 +56,9 @@ DEPTH_FOLDERS = (
 IMAGE_PREFIX, DEPTH_PREFIX = "img-", "depth_sph_corr-"
 DEPTH_KEY = "Position3DGrid"
 
-#: What scipy raises on damaged `.mat` files, depending on the place of the damage, and on files
-#: of Matlab 7.3, which are HDF5 (NotImplementedError).
+#: What scipy raises on damaged `.mat` files beside its `MatReadError`, depending on the place of
+#: the damage, and on files of Matlab 7.3, which are HDF5 (NotImplementedError).
 DAMAGED_MAT = (
-    MatReadError,
     OSError,
     ValueError,
     TypeError,
@@ -135,12 +132,16 @@ def read_depth(path: Path) -> NDArray[np.float32]:
         FadepthError: the file is absent, damaged or no `.mat` file, has no `Position3DGrid`, or
             one of another shape or with values that are not finite.
     """
+    # Here, since all commands and Snakemake import this module, and few read such files.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         _check_streams(path.read_bytes())
         variables = loadmat(str(path), appendmat=False, variable_names=[DEPTH_KEY])
     except (FileNotFoundError, NotADirectoryError):
         raise FadepthError(f"depth grid {path} does not exist: {_DEPTH_REMEDY}") from None
-    except DAMAGED_MAT:
+    except (MatReadError, *DAMAGED_MAT):
         raise FadepthError(
             f"depth grid {path} is damaged or no Matlab 5 file: {_DEPTH_REMEDY}"
         ) from None

@@ -23,7 +23,6 @@ from fadepth.evaluation.protocols import (
     require_ground_truth,
 )
 from fadepth.files import atomic_path
-from fadepth.losses.masks import ego_vehicle
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +151,8 @@ def estimate_ego_masks(config: Config, manifest_path: Path, output: Path) -> Non
     Beside each, a picture of the last frame with the vehicle in colour: an estimate is to be looked
     at before it is used.
     """
+    from fadepth.losses.masks import ego_vehicle  # imports torch, which no other rule here needs
+
     manifest = Manifest.read(manifest_path)
     root, size = Path(manifest.root), (config.data.height, config.data.width)
     frames = manifest.splits["train"]

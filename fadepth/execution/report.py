@@ -1,4 +1,4 @@
-"""What the rules of workflow/rules/report.smk do: the page of everything, and the PDF of tables."""
+"""What rule `render_report` of workflow/rules/report.smk does: the page of everything."""
 
 import json
 import logging
@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from fadepth.execution.tables import REFERENCES
 from fadepth.report import NO_LATEX, in_order
 from fadepth.report.effects import INTERACTIONS, MEASURES, effects_table
 from fadepth.report.measures import primary_of
 from fadepth.report.page import Page, PageFigure, PageTable, write_page
-from fadepth.report.pdf import find_latex, tables_pdf
+from fadepth.report.pdf import find_latex
 from fadepth.report.study_table import (
     DATA_SETS,
     data_sentence,
@@ -22,7 +21,7 @@ from fadepth.report.study_table import (
     spoken_name,
     study_table,
 )
-from fadepth.report.table import Table, scale_warning
+from fadepth.report.table import Table
 from fadepth.study import Study, missing_benchmark
 
 log = logging.getLogger(__name__)
@@ -60,35 +59,6 @@ FIGURES = {
         "components change together, with 95 % intervals.",
     ),
 }
-
-
-def compile_tables(snippets: Sequence[Path], output: Path) -> None:
-    """Rule `compile_tables`: all tables in one PDF, stamped with what they are made of."""
-    places = {path.stem: path for path in snippets}
-    ordered = [places[name] for name in in_order(places)]
-    stamps = [stamp for path in ordered if (stamp := _stamp_of(path))]
-    said = {
-        key: ", ".join(sorted({part for s in stamps for part in str(s[key]).split(", ")}))
-        for key in ("scale", "dataset", "commit")
-    }
-    tables_pdf(
-        ordered,
-        output,
-        title="FA-Depth, repeated by fadepth: tables",
-        warning=scale_warning(said["scale"]),
-        stamp=f"scale {said['scale']}; data {said['dataset']}; code {said['commit']}",
-    )
-    log.warning("tables of %d files in %s", len(snippets), output)
-
-
-def _stamp_of(snippet: Path) -> dict[str, Any] | None:
-    """Stamp of a table, from the provenance beside its LaTeX; None where there is none."""
-    try:
-        content = json.loads(snippet.with_suffix(".provenance.json").read_text(encoding="utf-8"))
-        stamp: dict[str, Any] = content["stamp"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return stamp
 
 
 def render_report(

@@ -77,9 +77,10 @@ def _train(
     except BaseException:
         record.write(status="failed", ended=time.time())
         raise
-    network, _ = load_depth_network(folder / "model.pt")
     record.write(
-        status="finished", ended=time.time(), parameters_inference=count_parameters(fold(network))
+        status="finished",
+        ended=time.time(),
+        parameters_inference=count_parameters(fold(training.networks.depth)),
     )
     log.warning("trained; results are in %s", folder)
 

@@ -9,7 +9,7 @@ _FOLDER = Path(__file__).resolve().parent
 #: What a rendered table, figure or page depends on beside its inputs (paths below the package).
 REPORT_CODE = (
     *sorted(f"report/{path.name}" for path in _FOLDER.glob("*.py") if path.name != "__init__.py"),
-    *("execution/tables.py", "execution/figures.py", "execution/report.py"),
+    *(f"execution/{name}.py" for name in ("tables", "figures", "qualitative", "report")),
     "stats.py",
 )
 

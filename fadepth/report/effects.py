@@ -8,13 +8,13 @@ and steadiness on mirrored and relit input (pyramid loss), distance to the teach
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fadepth.errors import FadepthError
 from fadepth.report.differences import images_of
-from fadepth.report.forest_figure import EffectLine
 from fadepth.report.measures import Measure, PerImage
 from fadepth.report.results import Results, make_stamp, read_results
 from fadepth.report.study_table import data_sentence
@@ -28,6 +28,9 @@ from fadepth.stats import (
 )
 from fadepth.study import Study
 from fadepth.study_file import level_label
+
+if TYPE_CHECKING:
+    from fadepth.report.forest_figure import EffectLine
 
 
 def _measure(condition: str, key: str, label: str) -> Measure:
@@ -234,13 +237,15 @@ def _table_row(study: Study, measure: Measure, effect: Effect) -> TableRow:
 # The forest plot
 
 
-def effect_lines(study: Study, runs: Path) -> tuple[list[EffectLine], Results]:
+def effect_lines(study: Study, runs: Path) -> tuple[list["EffectLine"], Results]:
     """Effects on Abs Rel as a forest plot draws them, and the runs behind them."""
     results = read_effects(study, runs)
     return list(_lines(study, effects_of(results, MEASURES[0], runs, 3))), results
 
 
-def _lines(study: Study, effects: Sequence[Effect]) -> Iterator[EffectLine]:
+def _lines(study: Study, effects: Sequence[Effect]) -> Iterator["EffectLine"]:
+    from fadepth.report.forest_figure import EffectLine  # matplotlib: tables need none
+
     for effect in effects:
         one = len(effect.by_seed) == 1
         yield EffectLine(

@@ -153,13 +153,13 @@ def stacked(*depths: Matrix) -> Tensor:
 
 
 def street_frames(size: Size) -> Source:
-    """Rendered frames with true depth and motion; 34 frames of each of five streets for the car."""
+    """Rendered frames with true depth and motion; 30 frames of five streets for the car."""
     scenes = {drive: synthetic.make_scene(0, drive, 34) for drive in (1, 2, 3, 4, 6)}
     ego = estimated_ego(
         [
             synthetic.render_frame(scene, number, 96, 312)[0].transpose(2, 0, 1)
             for scene in scenes.values()
-            for number in range(0, 34, 3)
+            for number in range(0, 34, 6)
         ]
     )
     if not isinstance(ego, str):

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -16,6 +15,8 @@ LABEL_HEIGHT = 16
 
 
 def _coloured(values: NDArray[np.floating], colormap: str) -> NDArray[np.uint8]:
+    import matplotlib  # here, since evaluations without panels need none
+
     colours = matplotlib.colormaps[colormap](np.clip(values, 0, 1))[..., :3]
     return np.round(255 * colours).astype(np.uint8)
 

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fadepth.evaluation.protocols import find_protocol
 from fadepth.report.comparison import Ours, comparison_table
@@ -196,6 +197,12 @@ def _costs(costs: Mapping[str, object], row: RowResult) -> dict[str, Cell]:
             f"{name}.latency_p90": times["p90"],
             f"{name}.fps": 1000 / times["median"],
         }
+        if ratio := device.get("ratio", {}).get(run_id):
+            found |= {
+                f"{name}.ratio": ratio["median"],
+                f"{name}.ratio_low": ratio["low"],
+                f"{name}.ratio_high": ratio["high"],
+            }
     return found
 
 
@@ -272,9 +279,13 @@ def _cost_columns(results: Results, published: Sequence[Reference]) -> list[Colu
         columns += [
             Column(f"{name}.latency_ms", "ms ↓", r"ms $\downarrow$", decimals=2, group=group),
             Column(f"{name}.fps", "FPS ↑", r"FPS $\uparrow$", decimals=0, group=group),
-            Column(f"{name}.latency_p10"),
-            Column(f"{name}.latency_p90"),
         ]
+        spread = ["latency_p10", "latency_p90"]
+        if device.get("ratio"):  # not in files of older versions, nor at sizes the U-Net refuses
+            title = r"$\times$ U-Net $\downarrow$"
+            columns.append(Column(f"{name}.ratio", "× U-Net ↓", title, decimals=3, group=group))
+            spread += ["ratio_low", "ratio_high"]
+        columns += [Column(f"{name}.{key}") for key in spread]
     if any("fps" in reference.values for reference in published):
         columns.append(Column("fps", "FPS ↑", r"FPS $\uparrow$", decimals=0, group="as reported"))
     return columns
@@ -311,10 +322,7 @@ def _notes(
     notes += _image_notes(results)
     notes += _difference_notes(results)
     if "costs" in study.file.columns and results.costs:
-        notes.append(
-            f"latency: median of one image of {results.costs['height']}×{results.costs['width']}, "
-            "float32, all networks in turn in one process"
-        )
+        notes += _cost_notes(results.costs)
     if any(row.row.kind == "baseline" for row in results.rows):
         notes.append("constant and median depth do not look at the image and are fitted to truth")
     if any(reference.kind == "reported" for reference in published):
@@ -330,6 +338,20 @@ def _notes(
         notes.append("published numbers are left out: they are of other data and budgets")
     own = [*study.file.notes, *study.left_out]
     return [*own, *(note[:1].upper() + note[1:] for note in notes)]
+
+
+def _cost_notes(costs: Mapping[str, Any]) -> list[str]:
+    layout = f"{costs['layout'].replace('_', ' ')}, " if "layout" in costs else ""
+    notes = [
+        f"latency: median of one image of {costs['height']}×{costs['width']}, float32, {layout}"
+        "all networks in turn in one process"
+    ]
+    if yardstick := costs.get("yardstick"):
+        notes.append(
+            f"× U-Net: time over that of a {yardstick['name']} (monodepth2's depth network, "
+            f"{yardstick['parameters'] / 1e6:.1f} M parameters) in the same rounds"
+        )
+    return notes
 
 
 def _image_notes(results: Results) -> list[str]:

@@ -501,6 +501,71 @@ def test_every_published_cell_has_a_place_of_its_own(kitti: Any) -> None:
             assert "SmallDepth" in told
 
 
+# Costs
+
+
+def costs_of(study: Study) -> dict[str, Any]:
+    """What `measure_costs` writes, with times of our own choosing: 4 ms, 8 ms, ..."""
+    ids = [row.runs[0].id for row in study.rows]
+    times = {run: 4.0 * (1 + i) for i, run in enumerate(ids)}
+    latency = {r: {"median": t, "p10": t - 1, "p90": t + 1, "turns": 30} for r, t in times.items()}
+    ratio = {r: {"median": t / 100, "low": t / 110, "high": t / 90} for r, t in times.items()}
+    device = {"device": "cpu", "name": "CPU", "threads": 1, "clean_share": 0.9}
+    return {
+        "height": 192,
+        "width": 640,
+        "layout": "channels_last",
+        "networks": {
+            run: {"parameters": 2_000_000, "macs": 861_000_000, "model_sha256": "x"} for run in ids
+        },
+        "yardstick": {"name": "ResNet-18 U-Net", "parameters": 14_329_236, "macs": 8_000_000_000},
+        "devices": [{**device, "latency_ms": latency, "ratio": ratio}],
+    }
+
+
+def table_with_costs(folder: Path, costs: dict[str, Any]) -> Table:
+    study = study_of("complexity")
+    write_runs(study, folder / "runs", abs_rel)
+    path = folder / "reports" / "costs" / "table_complexity.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(costs))
+    return study_table(study, folder / "runs", folder / "none", base=folder)
+
+
+def test_times_stand_beside_those_of_the_unet(tmp_path: Path) -> None:
+    table = table_with_costs(tmp_path, costs_of(study_of("complexity")))
+    second = cells(table, "dense kernels")
+    assert (second["cpu.latency_ms"], second["cpu.fps"]) == (8.0, 125.0)
+    assert second["cpu.ratio"] == pytest.approx(0.08)
+    assert (second["cpu.ratio_low"], second["cpu.ratio_high"]) == (8 / 110, 8 / 90)
+    shown = [column.key for column in table.columns if column.group == "CPU, 1 thread"]
+    assert shown == ["cpu.latency_ms", "cpu.fps", "cpu.ratio"]
+    text = markdown_text(table)
+    assert "× U-Net ↓" in text
+    assert "0.080" in text
+    assert "over that of a ResNet-18 U-Net (monodepth2's depth network, 14.3 M" in text
+    assert "float32, channels last, all networks in turn" in text
+    assert r"$\times$ U-Net" in latex_text(table)
+    write_table(table, tmp_path / "table_complexity.csv")
+    with (tmp_path / "table_complexity.csv").open() as file:
+        written = next(row for row in csv.DictReader(file) if row["row"] == "dense kernels")
+    assert float(written["cpu.ratio_low"]) == pytest.approx(8 / 110)
+
+
+def test_costs_of_older_versions_and_other_sizes_have_no_such_column(tmp_path: Path) -> None:
+    full = costs_of(study_of("complexity"))
+    device = {k: v for k, v in full["devices"][0].items() if k not in ("ratio", "clean_share")}
+    older = {k: v for k, v in full.items() if k not in ("yardstick", "layout")}
+    for costs in (
+        {**older, "devices": [device]},
+        {**full, "yardstick": None, "devices": [{**device, "ratio": {}}]},
+    ):
+        table = table_with_costs(tmp_path, costs)
+        assert cells(table, "SmallDepth")["cpu.latency_ms"] == 4.0
+        assert not any("ratio" in column.key for column in table.columns)
+        assert "U-Net" not in markdown_text(table)
+
+
 def test_students_of_a_teacher_say_so(kitti: Any) -> None:
     study, runs = kitti("kitti")
     table = study_table(study, runs, PAPER)

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -30,7 +31,7 @@ from fadepth.data.watch import data_generation
 from fadepth.devices import device_count
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol
-from fadepth.execution.workflow import set_environment
+from fadepth.execution.workflow import calm_scheduler, mirrored_since, set_environment
 from fadepth.fingerprint import PACKAGE, code_fingerprint
 from fadepth.report import NO_LATEX, REPORT_CODE, in_order, template_digest
 from fadepth.report.measures import costs_file, files_of
@@ -96,10 +97,13 @@ GPU = min(GPUS, 1)
 if GPUS and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPUS)
 
+BEGAN = time.time()
+
 # A kill leaves no lock behind, and no job that goes on alone (docs/decisions/017).
 if workflow.is_main_process:
     ALIVE = claim_folder(Path(".snakemake"))
     pass_on_termination()
+    calm_scheduler()
 set_environment(Path(workflow.basedir))
 
 
@@ -319,5 +323,10 @@ def tell_what_was_left_out():
 
 
 def mirror_to_mlflow():
-    """Replay runs/ into MLflow; tell of a failure, and go on."""
+    """Replay runs/ into MLflow; tell of a failure, and go on.
+
+    Not again where `link_runs` has just done it: MLflow takes seconds to start.
+    """
+    if mirrored_since(Path("reports/mlflow.json"), Path("runs"), BEGAN):
+        return
     subprocess.run([sys.executable, "-m", "fadepth", "track", *shlex.split(FLAGS)], check=False)

@@ -131,8 +131,11 @@ rule draw_report_method_figures:
     params:
         code=lambda wildcards: method_code(),
         only=" ".join(f"--only {name}" for name in METHOD_FIGURES),
+        # At smoke scale the networks are shown as they begin: to fit them takes most of a minute.
+        fit="--no-fit" if CONFIG.scale == "smoke" else "--fit",
     shell:
-        "python -m fadepth figures --output reports/figures {params.only} --threads {threads} --log {log:q}"
+        "python -m fadepth figures --output reports/figures {params.only} {params.fit}"
+        " --threads {threads} --log {log:q}"
 
 
 rule draw_method_figures:
