@@ -148,6 +148,13 @@ def data_of(run_id):
     return f"data/{run_of(run_id).data_folder}/manifest.jsonl"
 
 
+def longest_first(wildcards):
+    """Priority of a student: by what makes its steps long, so that no long one is left for last."""
+    config = run_of(wildcards.student).config
+    etm = config.student.etm.branches != "off"
+    return 1 + 4 * config.loss.pyramid.enabled + 2 * config.loss.apx.enabled + etm
+
+
 def targets_of(wildcards):
     """The teacher's predictions, for students that APX trains."""
     teacher = run_of(wildcards.student).teacher

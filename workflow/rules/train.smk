@@ -72,6 +72,7 @@ rule train_student:
         "runs/{student}/train.log",
     benchmark:
         "logs/train_student/{student}.tsv"
+    priority: longest_first
     conda:
         "../envs/fadepth.yaml"
     threads: 1
