@@ -8,7 +8,6 @@ spinning would take the cores of whichever network has the next turn.
 
 import copy
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from fadepth.bench.models import one_line
 from fadepth.errors import FadepthError
 from fadepth.evaluation.latency import Call, captured
-from fadepth.export import export_network
+from fadepth.export import export_network, optional_package
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -68,10 +67,13 @@ class Subject:
         network: in evaluation mode, float32, on the CPU; one tensor comes out. It stays as it is.
         task: what it is asked.
         folder: for its files.
+        export: whether to write any; else what reads them is not available.
     """
 
-    def __init__(self, network: nn.Module, task: Task, folder: Path) -> None:
-        self.network, self.task, self.folder = network, task, folder
+    def __init__(
+        self, network: nn.Module, task: Task, folder: Path, *, export: bool = True
+    ) -> None:
+        self.network, self.task, self.folder, self.export = network, task, folder, export
         self._made: dict[str, Path | Unavailable] = {}
 
     def copied(self, precision: str, layout: torch.memory_format) -> tuple[nn.Module, Tensor]:
@@ -97,6 +99,8 @@ class Subject:
                 self._made[name] = make()
             except Unavailable as reason:
                 self._made[name] = reason
+            except FadepthError as error:
+                self._made[name] = Unavailable(str(error))
             except Exception as error:  # exporters raise whatever they meet
                 self._made[name] = Unavailable(f"{name} export failed: {one_line(error)}")
         found = self._made[name]
@@ -105,7 +109,9 @@ class Subject:
         return found
 
     def _export(self) -> Path:
-        onnx = _package("onnx")
+        if not self.export:
+            raise Unavailable("its export to ONNX takes many minutes; --models with its name waits")
+        onnx = optional_package("onnx")
         height, width = self.task.images.shape[-2:]
         path = self.folder / "network.onnx"
         with _quiet():
@@ -126,9 +132,9 @@ class Subject:
         disparity are too few.
         """
         source = self.onnx()
-        quantisation = _package("onnxruntime.quantization")
-        shapes = _package("onnxruntime.quantization.shape_inference")
-        onnx = _package("onnx")
+        quantisation = optional_package("onnxruntime.quantization")
+        shapes = optional_package("onnxruntime.quantization.shape_inference")
+        onnx = optional_package("onnx")
         folded, path = self.folder / "folded.onnx", self.folder / "int8.onnx"
         with _quiet():
             shapes.quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)
@@ -160,20 +166,6 @@ class _Calibration:
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._left, None)
-
-
-def _package(name: str) -> Any:
-    from importlib import import_module
-
-    # Read when the library is loaded.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        if (error.name or "").partition(".")[0] not in (package, ""):
-            raise Unavailable(f"{package} needs {error.name}, which is not installed") from None
-        raise Unavailable(f"{package} is not installed") from None
 
 
 @contextmanager
@@ -231,7 +223,7 @@ def cudagraphs(subject: Subject, precision: str) -> Prepared:
 def onnxruntime(subject: Subject, precision: str) -> Prepared:
     """ONNX Runtime on the CPU, all graph optimisations on."""
     _only_cpu(subject, "ONNX Runtime")
-    runtime = _package("onnxruntime")
+    runtime = optional_package("onnxruntime")
     path = subject.int8() if precision == "int8" else subject.onnx()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = subject.task.threads
@@ -246,7 +238,7 @@ def onnxruntime(subject: Subject, precision: str) -> Prepared:
 def openvino(subject: Subject, precision: str) -> Prepared:
     """OpenVINO on the CPU, one stream; int8 by the quantised ONNX file."""
     _only_cpu(subject, "OpenVINO")
-    runtime = _package("openvino")
+    runtime = optional_package("openvino")
     path = subject.int8() if precision == "int8" else subject.onnx()
     core = runtime.Core()
     model = core.compile_model(

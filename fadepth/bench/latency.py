@@ -224,7 +224,7 @@ def _prepare_all(
     for number, candidate in enumerate(candidates):
         files = folder / str(number)
         files.mkdir()
-        subject = Subject(candidate.network, task, files)
+        subject = Subject(candidate.network, task, files, export=candidate.export)
         truth, problem = _truth(candidate, task.images)
         wanted = list(asked)
         if candidate.name == reference:

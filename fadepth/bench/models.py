@@ -35,10 +35,17 @@ IMAGES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be timed: its name and the module, in evaluation mode, on the CPU, float32."""
+    """A network to be timed.
+
+    Attributes:
+        name: in tables.
+        network: in evaluation mode, on the CPU, float32.
+        export: whether to time it on what needs an exported file, too.
+    """
 
     name: str
     network: nn.Module
+    export: bool = True
 
 
 class FirstOutput(nn.Module):

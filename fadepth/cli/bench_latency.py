@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,12 @@ def latency(
     size: Annotated[str, typer.Option(help="height x width of the images")] = "192x640",
     batch: Annotated[int, typer.Option(min=1, help="images of one call")] = 1,
     models: Annotated[
-        str, typer.Option(help="networks of this package, with commas; '' for none")
-    ] = "smalldepth,smalldepth-folded,hqdecv2,monodepth2",
+        str | None,
+        typer.Option(
+            help="networks of this package, with commas; '' for none; default: smalldepth, "
+            "smalldepth-folded, monodepth2, and hqdecv2 without the backends that need its export"
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="anybody's: package.module:factory or name=package.module:factory"),
@@ -94,7 +99,7 @@ def _words(option: str, text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def _candidates(
-    models: str, imported: list[str], runs: list[str], reference: str
+    models: str | None, imported: list[str], runs: list[str], reference: str
 ) -> "list[Candidate]":
     from fadepth.bench.models import (
         MODELS,
@@ -104,10 +109,14 @@ def _candidates(
         own_network,
     )
 
-    specs = [word.strip() for word in models.split(",") if word.strip()]
+    text = ",".join(MODELS) if models is None else models
+    specs = [word.strip() for word in text.split(",") if word.strip()]
     if reference.partition(":")[0] in MODELS and reference not in specs:
         specs.append(reference)
-    found = [own_network(spec) for spec in specs]
+    # Its export takes many minutes, which only those wait for who ask for it by name.
+    found = [
+        replace(own_network(spec), export=models is not None or spec != "hqdecv2") for spec in specs
+    ]
     found += [network_of_run(run_id, RUNS) for run_id in runs]
     found += [imported_network(spec) for spec in imported]
     if reference not in {candidate.name for candidate in found}:
@@ -162,7 +171,7 @@ def heading(report: "LatencyReport") -> list[str]:
     where = machine["device"] if task["device"].startswith("cuda") else "cpu"
     quiet = ""
     if task["clean_share"] is not None:
-        quiet = f" · {task['clean_share']:.0%} of turns had the processor to themselves"
+        quiet = f" · {task['clean_share']:.0%} of turns undisturbed"
     return [
         f"{machine['processor']} · {machine['cores']} cores · {where} · "
         f"{task['threads']} thread(s) for every backend · Python {machine['python']} · "

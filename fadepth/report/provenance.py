@@ -75,7 +75,7 @@ def _cells(results: Results, row: RowResult, shown: TableRow) -> dict[str, Any]:
             "from": "per image, against the baseline row",
         }
     network = results.costs.get("networks", {}).get(row.runs[0].run.id)
-    costs = [key for key in shown.cells if key.endswith(("gmacs", ".latency_ms", ".fps"))]
+    costs = [key for key in shown.cells if key.endswith(("gmacs", ".latency_ms", ".fps", ".ratio"))]
     for key in ("params_m", *costs):
         if network is not None and key in shown.cells:
             value = shown.cells[key]

@@ -125,7 +125,12 @@ rule measure_costs:
     params:
         flags=flags,
         code=code_fingerprint(
-            ("evaluation/latency.py", "evaluation/complexity.py", "execution/costs.py")
+            (
+                "evaluation/latency.py",
+                "evaluation/complexity.py",
+                "execution/costs.py",
+                "models/monodepth2.py",
+            )
         ),
     shell:
         "python -m fadepth costs {wildcards.table} --output {output.costs:q} {params.flags}"
