@@ -146,7 +146,9 @@ def demand_determinism(device: torch.device) -> None:
     a fifth of a step on torch 2.13, by slower convolution gradients and NaN in all new memory.
     """
     varies = device.type == "cuda" or torch.get_num_threads() > 1
-    torch.use_deterministic_algorithms(varies, warn_only=True)
+    if varies != torch.are_deterministic_algorithms_enabled():
+        # Not called in vain: it imports torch's compiler, a second of CPU time.
+        torch.use_deterministic_algorithms(varies, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 

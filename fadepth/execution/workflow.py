@@ -20,7 +20,7 @@ _CHECKOUT = PACKAGE.parent
 #: How glibc's malloc treats a training, which takes and gives back the same large tensors at every
 #: step: by default it hands them to the kernel and fetches and zeroes new pages each time. Keeping
 #: them, in huge pages where the kernel has any, saves about a tenth of a step's time on a CPU
-#: (docs/decisions/021). Elsewhere the variable has no effect.
+#: (docs/decisions/020). Elsewhere the variable has no effect.
 MALLOC = ":".join(
     [
         "glibc.malloc.hugetlb=1",

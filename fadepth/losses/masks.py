@@ -18,7 +18,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from fadepth.errors import FadepthError
@@ -120,6 +119,8 @@ def ego_vehicle(
     Raises:
         FadepthError: fewer than eight images, or most of the image never changes: the car stood.
     """
+    from scipy import ndimage  # a quarter of a second that trainings need not spend
+
     if images.ndim != 4 or len(images) < 8:
         raise FadepthError(
             f"ego_vehicle got an array of shape {images.shape}, expected (N, H, W, 3) with N >= 8: "

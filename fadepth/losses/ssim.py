@@ -3,7 +3,7 @@
 This error is evaluated for every warp of every scale and takes most of the loss's time on a CPU.
 Written with automatic differentiation it makes some seventy passes over the images. Written out it
 needs about half of them, and makes them block by block, so that what a pass has written is still
-in the processor's cache when the next one reads it (docs/decisions/021-training-throughput.md).
+in the processor's cache when the next one reads it (docs/decisions/020-training-throughput.md).
 The formula is monodepth2's (Wang et al. 2004 with uniform windows, C1 = 0.01^2, C2 = 0.03^2).
 """
 

@@ -140,16 +140,16 @@ def control_c(chain: Chain, _project: Project) -> None:
 def disk_full(chain: Chain, project: Project) -> None:
     """No byte is left, until every job that was running has failed or ended."""
     ballast = project.folder / "ballast"
-    with ballast.open("wb") as file, contextlib.suppress(OSError):
+    # Without a buffer, whose rest would be refused again when the file is closed.
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 16))
-            file.flush()
     running = chain.jobs
     chain.wait_for(lambda: not any(job.is_running() for job in running))
     if chain.process.poll() is None:
         chain.process.terminate()
     chain.end()
-    ballast.unlink()
+    ballast.unlink(missing_ok=True)
 
 
 WAYS = (power_cut, snakemake_killed, out_of_memory, terminated, control_c, disk_full)
