@@ -769,13 +769,14 @@ class EtmConv2d(nn.Module):
         unit = copy.deepcopy(self).to("cpu", torch.float64)
         kernel, bias = absorb(unit.norm, *unit._sum_of_branches())
         own = next(self.parameters())
-        # skip_init: drawing weights that are overwritten would disturb the caller's random stream.
-        conv = nn.utils.skip_init(
-            nn.Conv2d, w.in_channels, w.out_channels, w.kernel_size, w.stride, w.padding,
-            groups=w.groups, padding_mode=self.padding_mode, device=own.device, dtype=own.dtype,
+        # On no device: to draw weights that are overwritten would disturb the random stream.
+        # (`skip_init` does the same, and imports sympy for it.)
+        conv = nn.Conv2d(
+            w.in_channels, w.out_channels, w.kernel_size, w.stride, w.padding,
+            groups=w.groups, padding_mode=self.padding_mode, device="meta",
         )  # fmt: skip
-        conv.weight.copy_(kernel)
-        conv.bias.copy_(bias)
+        conv.weight = nn.Parameter(own.new_empty(kernel.shape).copy_(kernel))
+        conv.bias = nn.Parameter(own.new_empty(bias.shape).copy_(bias))
         return conv.eval()
 
 
