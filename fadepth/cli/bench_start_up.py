@@ -77,7 +77,9 @@ def commands_table(report: "WorkflowReport") -> "Table":
 
     table = Table(title="commands, without their work")
     for column in ("command", "rules", "CPU s", "/ python", "/ import torch", "imports"):
-        table.add_column(column, justify="right" if column[0] in "C/" else "left")
+        number = column[0] in "C/"
+        fixed = number or column == "command"  # a narrow terminal breaks the lists instead
+        table.add_column(column, justify="right" if number else "left", no_wrap=fixed)
     rows = [
         ("python -c pass", "", report.python, ""),
         ("import torch", "", report.torch, ""),
