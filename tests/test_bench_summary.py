@@ -78,9 +78,10 @@ def test_every_report_has_its_lines_and_aims_are_judged(folder: Path) -> None:
         (name,) = [name for name in found if all(word in name for word in words)]
         return found[name]
 
-    plain = of("latency, folded", "eager", "1 thread")
+    plain = of("both eager", "1 thread")
     assert (plain.value, plain.met) == ("0.125", False)
     assert of("both channels_last", "1 thread").met
+    assert of("channels_last / eager", "1 thread").value == "0.090"
     best = of("openvino", "2 threads")  # the fastest that has a latency
     assert (best.value, best.interval, best.met) == ("0.060", "0.054 to 0.066", True)
     assert of("unfolded / folded", "1 thread").value == "3.0"

@@ -111,9 +111,14 @@ def _latency(report: Mapping[str, Any]) -> Iterator[Figure]:
     threads = report["machine"]["torch_threads"]
     place = f"{threads} thread" + ("s" if threads > 1 else "")
     plain, last = _row(report, FOLDED, "eager"), _row(report, FOLDED, "channels_last")
-    yield _below(f"latency, folded SmallDepth / ResNet-18 U-Net, eager, {place}", plain["same"],
-                 0.11)  # fmt: skip
-    yield _below(f"the same, both channels_last, {place}", last["same"], 0.11)
+    pair = "folded SmallDepth / ResNet-18 U-Net"
+    yield _below(f"latency, {pair}, both eager, {place}", plain["same"], 0.11)
+    yield _below(f"latency, {pair}, both channels_last, {place}", last["same"], 0.11)
+    yield Figure(
+        f"latency, {pair}, channels_last / eager, {place}",
+        f"{last['ratio']['median']:.3f}",
+        _interval(last["ratio"]),
+    )
     exported = [
         row
         for row in report["rows"]
