@@ -56,7 +56,7 @@ pdf: $(STAMP) ## set the tables that are in reports/ as one PDF: reports/tables.
 BENCH := reports/bench
 # HQDecv2 takes forty times as long, so it is left to those who ask for it.
 BENCH_MODELS := smalldepth,smalldepth-folded,smalldepth-folded:dense,monodepth2
-bench: $(STAMP) ## speeds of networks, trainings, evaluation, start-up: about ten minutes
+bench: $(STAMP) ## speeds of networks, trainings, evaluation, start-up: a quarter of an hour
 	mkdir -p $(BENCH)
 	fadepth bench latency --json $(BENCH)/latency.json --plot $(BENCH)/latency.png \
 	  --models $(BENCH_MODELS) --precisions fp32,int8

@@ -90,7 +90,8 @@ def test_command_prints_every_number_and_writes_json(
     assert result.exit_code == 0, result.output
     report = json.loads(written.read_text())
     for seconds in (report["python"], report["torch"], report["help"]):
-        assert f"{seconds[0]:.2f} ({seconds[1]:.2f} to {seconds[2]:.2f})" in result.output
+        median, smallest, largest = seconds.values()
+        assert f"{median:.2f} ({smallest:.2f} to {largest:.2f})" in result.output
     for row in ("train_student train_teacher", "prepare_data", "reports/all, 4 jobs"):
         assert row in result.output
     assert re.search(r"torch \d", result.output)

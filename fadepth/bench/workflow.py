@@ -144,7 +144,8 @@ class Way(NamedTuple):
     folder: Path
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """CPU seconds: median, smallest and largest over the rounds."""
 
     median: float
