@@ -174,6 +174,14 @@ def test_a_data_loading_process_that_the_system_killed(
     assert "'training.workers'" in told
 
 
+def test_a_data_loading_process_whose_signal_was_missed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What torch says where another of its handlers has seen the end of the process first."""
+    error = RuntimeError("DataLoader worker (pid(s) 14295) exited unexpectedly")
+    assert "the system killed a data loading process" in say(error, monkeypatch, capsys)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
