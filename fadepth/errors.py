@@ -16,7 +16,7 @@ _NO_MEMORY = re.compile(
     r"|MemoryError|could not create a primitive$",
     re.IGNORECASE,
 )
-# "exited unexpectedly" where torch has missed the signal: errors of a process are passed on as such.
+# "exited unexpectedly" where torch missed the signal: errors of a process are passed on as such.
 _KILLED = re.compile(r"DataLoader worker .* (killed by signal: Killed|exited unexpectedly)")
 _SHARED = re.compile(r"out of shared memory|unable to allocate shared memory|unable to mmap")
 _WANTED = re.compile(r"allocate (\d[\d.]* \w+)")
