@@ -22,7 +22,7 @@ from fadepth.bench.evaluation import (
     generated_task,
     measure_evaluation,
 )
-from fadepth.bench.loader import Speed
+from fadepth.bench.spread import Spread
 from fadepth.cli import bench_evaluation
 from fadepth.data.kitti import read_image, read_velodyne, velodyne_depth
 from fadepth.data.manifest import Frame
@@ -85,8 +85,8 @@ def test_shares_sum_to_one_and_name_what_is_slow(task: Task) -> None:
     assert report.evaluation.milliseconds["network"] == pytest.approx(7000 / 4)
     assert report.one_by_one.milliseconds["network"] == pytest.approx(4000)
     # 4 images in 7 s, 1 in 4 s.
-    assert report.evaluation.speed == Speed(4 / 7, 4 / 7, 4 / 7)
-    assert report.one_by_one.speed == Speed(1 / 4, 1 / 4, 1 / 4)
+    assert report.evaluation.speed == Spread(4 / 7, 4 / 7, 4 / 7)
+    assert report.one_by_one.speed == Spread(1 / 4, 1 / 4, 1 / 4)
     assert report.ratio.median == pytest.approx(16 / 7)
 
 

@@ -13,7 +13,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from fadepth.bench.loader import Budget, Speed, images_per_second, measure_loader
+from fadepth.bench.loader import Budget, images_per_second, measure_loader
+from fadepth.bench.spread import Spread
 from fadepth.cli import bench
 from fadepth.data.dataset import TrainingFrames
 from fadepth.errors import FadepthError
@@ -51,8 +52,8 @@ def test_an_image_is_one_of_a_sample_not_a_sample() -> None:
 
 
 def test_a_speed_is_the_median_with_its_range() -> None:
-    assert Speed.of([5.0, 1.0, 3.0]) == Speed(3.0, 1.0, 5.0)
-    assert Speed.of([1.0, 2.0]).median == 1.5
+    assert Spread.of([5.0, 1.0, 3.0]) == Spread(3.0, 1.0, 5.0)
+    assert Spread.of([1.0, 2.0]).median == 1.5
 
 
 def test_every_way_is_measured_and_compared_with_the_training(
@@ -67,7 +68,7 @@ def test_every_way_is_measured_and_compared_with_the_training(
     assert ways == [(c, w) for c in ("off", "memory", "disk") for w in (0, 1)]
     # A batch has two samples of three images: one batch in one second, two steps in one second.
     for way in report.loading:
-        assert way.speed == Speed(6.0, 6.0, 6.0)
+        assert way.speed == Spread(6.0, 6.0, 6.0)
         assert way.ratio == 0.5
     assert {step.cache for step in report.training} == {None, "off", "memory", "disk"}
     assert all(step.speed.median == 12.0 for step in report.training)

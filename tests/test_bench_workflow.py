@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fadepth.bench import workflow
-from fadepth.bench.workflow import RuleCommand, Spread, Way, measure_workflow, rule_commands
+from fadepth.bench.spread import Spread
+from fadepth.bench.workflow import RuleCommand, Way, measure_workflow, rule_commands
 from fadepth.cli import bench
 from fadepth.errors import FadepthError
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from fadepth.bench.loader import Speed
 from fadepth.bench.machine import machine
+from fadepth.bench.spread import Spread
 from fadepth.data.convert import QUALITY, SUBSAMPLING
 from fadepth.data.manifest import Frame, evenly_spread
 from fadepth.data.synthetic import intrinsics, make_scene, render_frame
@@ -91,7 +91,7 @@ class Way:
         metrics: mean over the images.
     """
 
-    speed: Speed
+    speed: Spread
     milliseconds: dict[str, float]
     shares: dict[str, float]
     metrics: dict[str, float]
@@ -119,7 +119,7 @@ class EvaluationReport:
     task: dict[str, Any]
     evaluation: Way
     one_by_one: Way
-    ratio: Speed
+    ratio: Spread
     difference: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def measure_evaluation(
         },
         evaluation=found["evaluation"],
         one_by_one=found["one_by_one"],
-        ratio=Speed.of([ours / theirs for ours, theirs in pairs]),
+        ratio=Spread.of([ours / theirs for ours, theirs in pairs]),
         difference=_difference(found["evaluation"].metrics, found["one_by_one"].metrics),
     )
 
@@ -309,7 +309,7 @@ def _summary(turns: Sequence[_Turn], speeds: Sequence[float]) -> Way:
     spent = {part: sum(turn.parts[part] for turn in turns) for part in PARTS}
     rows = [row for turn in turns for row in turn.metrics]
     return Way(
-        Speed.of(speeds),
+        Spread.of(speeds),
         {part: 1000 * value / images for part, value in spent.items()},
         {part: value / seconds for part, value in spent.items()},
         {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},

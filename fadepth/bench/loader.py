@@ -10,7 +10,6 @@ ready: neither the start of the processes nor what they had prepared in peace is
 """
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fadepth.bench.machine import machine
+from fadepth.bench.spread import Spread
 from fadepth.checkpoint import Identity
 from fadepth.config import Config, merge, parse_config
 from fadepth.data.cache import CacheKey, checked_cache
@@ -58,36 +58,22 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Images a second: median, smallest and largest over the rounds."""
-
-    median: float
-    smallest: float
-    largest: float
-
-    @classmethod
-    def of(cls, rates: Sequence[float]) -> "Speed":
-        """The speed of some rounds, at least one."""
-        return cls(statistics.median(rates), min(rates), max(rates))
-
-
-@dataclass(frozen=True)
 class Loading:
     """A way of loading: its speed alone, and in terms of a training that waits for nothing."""
 
     cache: Cache
     workers: int
-    speed: Speed
+    speed: Spread
     ratio: float
 
 
 @dataclass(frozen=True)
 class Step:
-    """Speed of training steps: with a way of loading, or (None) with one batch again and again."""
+    """Spread of training steps: with a way of loading, or (None) with one batch again and again."""
 
     cache: Cache | None
     workers: int
-    speed: Speed
+    speed: Spread
 
 
 @dataclass(frozen=True)
@@ -107,7 +93,7 @@ class LoaderReport:
     training: list[Step]
 
     @property
-    def repeated(self) -> Speed:
+    def repeated(self) -> Spread:
         """Of the training that waits for nothing."""
         return next(step.speed for step in self.training if step.cache is None)
 
@@ -220,7 +206,7 @@ def _loaders_alone(
     workers: Sequence[int],
     budget: Budget,
     clock: Clock,
-) -> dict[tuple[Cache, int], Speed]:
+) -> dict[tuple[Cache, int], Spread]:
     rates: dict[tuple[Cache, int], list[float]] = {
         (cache, count): [] for cache in frames for count in workers
     }
@@ -230,7 +216,7 @@ def _loaders_alone(
             _ready(batches, count)
             found.append(images_per_second(batches, budget.seconds, clock))
             del batches  # ends its processes
-    return {way: Speed.of(found) for way, found in rates.items()}
+    return {way: Spread.of(found) for way, found in rates.items()}
 
 
 def _in_turns(ways: dict[Way, list[float]], number: int) -> list[tuple[Way, list[float]]]:
@@ -271,7 +257,7 @@ def _training(
                 _ready(batches, workers)
             found.append(_take_steps(training, batches, budget.steps, clock))
             del batches
-    return [Step(cache, workers, Speed.of(found)) for cache, found in rates.items()]
+    return [Step(cache, workers, Spread.of(found)) for cache, found in rates.items()]
 
 
 def _take_steps(training: Training, batches: Batches, steps: int, clock: Clock) -> float:

@@ -8,7 +8,6 @@ turns, round after round; a number is the median over the rounds, with the small
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fadepth.bench.spread import Spread
 from fadepth.errors import FadepthError
 from fadepth.fingerprint import PACKAGE
 from fadepth.study import Study
@@ -142,20 +142,6 @@ class Way(NamedTuple):
     name: str
     arguments: tuple[str, ...]
     folder: Path
-
-
-@dataclass(frozen=True)
-class Spread:
-    """CPU seconds: median, smallest and largest over the rounds."""
-
-    median: float
-    smallest: float
-    largest: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Spread":
-        """The spread of some rounds, at least one."""
-        return cls(statistics.median(seconds), min(seconds), max(seconds))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from fadepth.errors import FadepthError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fadepth.bench.loader import LoaderReport, Speed
+    from fadepth.bench.loader import LoaderReport
+    from fadepth.bench.spread import Spread
     from fadepth.config import Config
 
 app = typer.Typer(no_args_is_help=True, help="Measure how fast networks and trainings are.")
@@ -121,7 +122,7 @@ def _heading(report: "LoaderReport") -> list[str]:
     ]
 
 
-def _speed(speed: "Speed") -> str:
+def _speed(speed: "Spread") -> str:
     return f"{speed.median:.0f} ({speed.smallest:.0f} to {speed.largest:.0f})"
 
 

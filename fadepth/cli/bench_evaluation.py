@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fadepth.bench.evaluation import EvaluationReport, Task
-    from fadepth.bench.loader import Speed
+    from fadepth.bench.spread import Spread
 
 #: Parts of the time, as people say them.
 NAMES = {
@@ -122,7 +122,7 @@ def heading(report: "EvaluationReport") -> list[str]:
     ]
 
 
-def _speed(speed: "Speed", digits: int = 1) -> str:
+def _speed(speed: "Spread", digits: int = 1) -> str:
     low, high = (f"{value:.{digits}f}" for value in (speed.smallest, speed.largest))
     return f"{speed.median:.{digits}f} ({low} to {high})"
 

@@ -19,7 +19,8 @@ from fadepth.cli.common import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fadepth.bench.workflow import Spread, WorkflowReport
+    from fadepth.bench.spread import Spread
+    from fadepth.bench.workflow import WorkflowReport
 
 
 def start_up(
