@@ -1,6 +1,5 @@
 """`fadepth bench ...`: how fast networks and parts of a training are on this machine."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from fadepth.cli import (
     bench_summary,
     bench_training,
 )
-from fadepth.cli.common import Override, Presets, Threads, load_preset, log, set_up_logging
+from fadepth.cli.common import Override, Presets, Threads, load_preset, set_up_logging, write_report
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ def loader(
     from fadepth.data.manifest import Manifest
     from fadepth.execution.data import data_root
     from fadepth.execution.train import set_threads
-    from fadepth.files import write_atomic
 
     set_up_logging("bench loader", None)
     set_threads(threads)
@@ -80,8 +78,7 @@ def loader(
     for table in (_loading_table(report), _training_table(report)):
         Console().print(table)
     if output:
-        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
-        log.warning("written: %s", output)
+        write_report(output, report.as_dict())
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,12 +1,11 @@
 """`fadepth bench evaluation`: images a second of an evaluation, and what takes its time."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli.common import Override, Threads, load_preset, log, set_up_logging
+from fadepth.cli.common import Override, Threads, load_preset, set_up_logging, write_report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +55,6 @@ def evaluation(
     from fadepth.bench.evaluation import generated_task, measure_evaluation, untrained
     from fadepth.execution.evaluate import readers
     from fadepth.execution.train import set_threads
-    from fadepth.files import write_atomic
     from fadepth.training import choose_device
 
     set_up_logging("bench evaluation", None)
@@ -78,8 +76,7 @@ def evaluation(
     Console().print(parts_table(report))
     typer.echo(verdict(report))
     if output:
-        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
-        log.warning("written: %s", output)
+        write_report(output, report.as_dict())
 
 
 def _task_of(

@@ -1,12 +1,11 @@
 """`fadepth bench limits`: how near networks come to what the machine allows."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fadepth.cli.common import Threads, log, parse_size, set_up_logging
+from fadepth.cli.common import Threads, parse_size, set_up_logging, write_report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +28,6 @@ def limits(
     from fadepth.bench.limits import measure_limits
     from fadepth.bench.models import own_network
     from fadepth.execution.train import set_threads
-    from fadepth.files import write_atomic
 
     set_up_logging("bench limits", None)
     set_threads(threads)
@@ -40,8 +38,7 @@ def limits(
         typer.echo(line)
     Console().print(limits_table(report))
     if output:
-        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
-        log.warning("written: %s", output)
+        write_report(output, report.as_dict())
 
 
 def heading(report: "LimitsReport") -> list[str]:

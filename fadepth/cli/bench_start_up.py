@@ -11,9 +11,9 @@ from fadepth.cli.common import (
     Override,
     Presets,
     load_studies,
-    log,
     parse_override,
     set_up_logging,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def start_up(
     from fadepth.bench.workflow import measure_workflow, rule_commands
     from fadepth.config import merge
     from fadepth.execution.workflow import find_snakefile
-    from fadepth.files import write_atomic
 
     set_up_logging("bench start-up", None)
     presets, folder = [*map(str, preset or [DEFAULT_PRESET])], Path.cwd()
@@ -53,8 +52,7 @@ def start_up(
     for table in (commands_table(report), snakemake_table(report)):
         Console().print(table)
     if output:
-        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
-        log.warning("written: %s", output)
+        write_report(output, report.as_dict())
 
 
 def heading(report: "WorkflowReport") -> list[str]:

@@ -1,6 +1,5 @@
 """`fadepth bench training`: images a second of training steps."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +9,9 @@ from fadepth.cli.common import (
     Override,
     Threads,
     load_preset,
-    log,
     parse_size,
     set_up_logging,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ def training(
     from fadepth.bench.training import measure_training
     from fadepth.config import merge, parse_config
     from fadepth.execution.train import set_threads
-    from fadepth.files import write_atomic
 
     set_up_logging("bench training", None)
     set_threads(threads)
@@ -52,8 +50,7 @@ def training(
     for table in (speed_table(report), parts_table(report)):
         Console().print(table)
     if output:
-        write_atomic(output, json.dumps(report.as_dict(), indent=1) + "\n")
-        log.warning("written: %s", output)
+        write_report(output, report.as_dict())
 
 
 def heading(report: "TrainingReport") -> list[str]:

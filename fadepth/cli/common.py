@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,14 @@ class Sparse(logging.Filter):
             return False
         self.last = record.created
         return True
+
+
+def write_report(output: Path, content: Mapping[str, Any]) -> None:
+    """`--json` of a benchmark."""
+    from fadepth.files import write_atomic
+
+    write_atomic(output, json.dumps(content, indent=1) + "\n")
+    log.warning("written: %s", output)
 
 
 @contextmanager
