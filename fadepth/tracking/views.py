@@ -130,7 +130,19 @@ def describe(
         tags[_VIEW + key] = json.dumps(_view_state(factors, only) | charts)
     for key, value in tags.items():
         if experiment.tags.get(key) != value:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
+            _set_experiment_tag(client, experiment.experiment_id, key, value)
+
+
+def _set_experiment_tag(client: "MlflowClient", experiment_id: str, key: str, value: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_experiment_tag(experiment_id, key, value)
+    except MlflowException:
+        # Where another host adds the same tag at the same moment, the server refuses one of both.
+        if key not in client.get_experiment(experiment_id).tags:
+            raise
+        client.set_experiment_tag(experiment_id, key, value)
 
 
 def _description(name: str, folders: Sequence[RunFolder]) -> str:

@@ -148,6 +148,32 @@ def test_hosts_that_share_only_a_server_lose_nothing_and_double_nothing(
     whole(server, ids, "hosts")
 
 
+def test_a_host_that_adds_the_same_tag_at_the_same_moment_does_no_harm(
+    place, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow.exceptions import RestException
+    from mlflow.tracking import MlflowClient
+
+    runs, store = place
+    ids = write_ten(runs)[:1]
+    write, refused = MlflowClient.set_experiment_tag, []
+
+    def set_second(client, experiment_id, key, value):
+        """As an MLflow server answers whose database has got the other host's row in between."""
+        there = key in client.get_experiment(experiment_id).tags
+        write(client, experiment_id, key, value if there else "the other host's")
+        if not there:
+            refused.append(key)
+            raise RestException({"error_code": "BAD_REQUEST", "message": "UNIQUE constraint"})
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", set_second)
+    assert track(runs, ids, store=store, experiment="hosts").created == 1
+    experiment = open_store(store).get_experiment_by_name("hosts")
+    assert experiment is not None
+    assert len(refused) == 3
+    assert "the other host's" not in experiment.tags.values()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["server", "database"])
 def test_any_store_shows_what_sqlite_shows(kind: str, place, request: pytest.FixtureRequest):
