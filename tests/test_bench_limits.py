@@ -25,8 +25,8 @@ def test_layers_are_counted_by_hand() -> None:
 
 def test_smalldepth_has_the_macs_of_its_docstring() -> None:
     layers = layers_of(fold(SmallDepth()), 192, 640)
-    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(0.861, abs=5e-4)
-    assert sum(layer.macs > 0 for layer in layers) == 37
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(0.682, abs=5e-4)
+    assert sum(layer.macs > 0 for layer in layers) == 35
 
 
 def test_each_layer_waits_for_the_slower_of_both() -> None:
@@ -55,4 +55,4 @@ def test_no_network_is_faster_than_its_roofline() -> None:
     torch.manual_seed(0)
     report = measure_limits({"net": fold(SmallDepth())}, 192, 640, rounds=6)
     assert 0 < report.limits["net"].reached < 1.5
-    assert report.as_dict()["limits"]["net"]["gmacs"] == pytest.approx(0.861, abs=5e-4)
+    assert report.as_dict()["limits"]["net"]["gmacs"] == pytest.approx(0.682, abs=5e-4)

@@ -1,4 +1,4 @@
-"""SmallDepth: the student, one image to one disparity map with 2 M parameters and 37 convolutions.
+"""SmallDepth: the student, one image to one disparity map with 2 M parameters and 35 convolutions.
 
 [paper] SmallDepth is "based on sparsity", has about 2 M parameters and more than 500 frames/s; its
 layers are not published. The layer plan here is [derived]. "Sparsity" is read as a fixed zero
@@ -53,15 +53,16 @@ class Design:
     channels: tuple[int, int, int, int, int]
     blocks: tuple[int, int, int, int, int]
     group_width: int | None  # channels per group in wide stages; None: no grouped convolutions
+    last: int = 8  # channels of the decoder's last convolution, at half size
     partial: bool = False  # partial convolutions in the stride-1 blocks of deep stages
 
 
 DESIGNS = {
-    "dense": Design((16, 32, 64, 128, 192), (0, 1, 2, 3, 3), None),
-    "group32": Design((16, 32, 64, 160, 320), (0, 1, 2, 5, 6), 32),
-    "group16": Design((16, 32, 64, 160, 320), (0, 1, 2, 7, 8), 16),
-    "depthwise": Design((16, 32, 64, 160, 352), (0, 1, 2, 6, 11), 1),
-    "pconv": Design((16, 32, 64, 128, 240), (0, 1, 2, 5, 4), None, partial=True),
+    "dense": Design((16, 32, 64, 128, 192), (0, 0, 1, 3, 3), None),
+    "group32": Design((16, 32, 64, 160, 320), (0, 0, 1, 5, 6), 32),
+    "group16": Design((16, 32, 64, 160, 320), (0, 0, 1, 7, 8), 16),
+    "depthwise": Design((16, 32, 64, 160, 352), (0, 0, 1, 6, 11), 1),
+    "pconv": Design((16, 32, 64, 128, 240), (0, 0, 1, 5, 4), None, partial=True),
 }
 """Sparsity designs with about 2 M parameters each [derived]."""
 
@@ -80,8 +81,12 @@ def _scaled_channels(design: Design, width: float) -> list[int]:
     for stage, count in enumerate(design.channels, start=1):
         wide = design.group_width is not None and stage >= FIRST_WIDE_STAGE
         step = max(DENSE_STEP, design.group_width or 1) if wide else DENSE_STEP
-        channels.append(max(1, round(count * width / step)) * step)
+        channels.append(_scaled(count, width, step))
     return channels
+
+
+def _scaled(count: int, width: float, step: int) -> int:
+    return max(1, round(count * width / step)) * step
 
 
 class PartialBlock(nn.Module):
@@ -128,11 +133,11 @@ class SmallDepth(nn.Module):
     only and are dropped by `fold`. At width 1 and 192x640 the folded net has, whatever the ETM:
 
         sparsity    parameters   GMAC    convolutions
-        dense       1,964,625    0.874   20
-        group32     1,997,105    0.861   37
-        group16     1,978,545    0.852   45
-        depthwise   2,001,233    0.790   49
-        pconv       1,981,553    0.786   45
+        dense       1,917,217    0.695   18
+        group32     1,949,697    0.682   35
+        group16     1,931,137    0.673   43
+        depthwise   1,953,825    0.611   47
+        pconv       1,952,177    0.642   41
 
     Images are used as they are: the BN of the first unit standardises them in training and folds
     away, whereas subtracting a mean first would be one more operation on the largest map.
@@ -166,8 +171,10 @@ class SmallDepth(nn.Module):
         self.up4 = self._unit(c4, c3)
         self.up3 = self._unit(c3, c2)
         self.up2 = self._unit(c2, c1)
-        self.up1 = self._unit(c1, c1)
-        self.head = _head(c1)
+        # The largest map: half the channels cost half the time, and no skip follows.
+        last = _scaled(design.last, width, DENSE_STEP)
+        self.up1 = self._unit(c1, last)
+        self.head = _head(last)
         self.head4 = _head(c1)
         self.head8 = _head(c2)
 
