@@ -111,11 +111,11 @@ def test_markdown_has_the_machine_and_one_line_each(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_report_that_is_absent_or_damaged_is_named(name: str, folder: Path) -> None:
     (folder / name).write_text("{}")
-    with pytest.raises(FadepthError, match=rf"{name} is no report .* {FILES[name]}"):
+    with pytest.raises(FadepthError, match=rf"{name} lacks 'machine': .* {FILES[name]}"):
         summarise(folder)
     (folder / name).write_text(json.dumps({"machine": MACHINE}))
     with pytest.raises(FadepthError, match=rf"{name} lacks .* {FILES[name]}"):
         summarise(folder)
     (folder / name).unlink()
-    with pytest.raises(FadepthError, match=f"{name} is absent"):
+    with pytest.raises(FadepthError, match=rf"{name} does not exist: .* {FILES[name]}"):
         summarise(folder)

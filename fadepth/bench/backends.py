@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fadepth.bench.models import one_line
-from fadepth.errors import FadepthError
+from fadepth.errors import FadepthError, one_line
 from fadepth.evaluation.latency import Call, captured
 from fadepth.export import export_network, optional_package
 

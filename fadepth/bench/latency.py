@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fadepth.bench.backends import BACKENDS, Prepared, Subject, Task, Unavailable, prepare
 from fadepth.bench.machine import machine, versions_of
-from fadepth.bench.models import Candidate, one_line
-from fadepth.errors import FadepthError
+from fadepth.bench.models import Candidate
+from fadepth.errors import FadepthError, one_line
 from fadepth.evaluation.complexity import count_macs, count_parameters
 from fadepth.evaluation.latency import (
     SETTLE,

@@ -1,12 +1,9 @@
 """Which networks a benchmark times: ours, the yardstick, trained runs, and anybody's module."""
 
 import copy
-import importlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,10 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fadepth.data.synthetic import make_scene, render_frame
-from fadepth.errors import FadepthError
+from fadepth.errors import FadepthError, one_line
 from fadepth.models import HQDecV2, SmallDepth, fold
 from fadepth.models.monodepth2 import Monodepth2
 from fadepth.models.smalldepth import DESIGNS
+from fadepth.own_code import import_factory, split_import_path
 from fadepth.training import load_depth_network
 
 MODELS = ("smalldepth", "smalldepth-folded", "hqdecv2", "monodepth2")
@@ -132,7 +130,7 @@ def imported_network(spec: str) -> Candidate:
             is no module.
     """
     name, path, attribute = _parsed(spec)
-    factory = _imported(spec, path, attribute)
+    factory = import_factory(path, attribute, f"--model {spec}", Path.cwd())
     try:
         network = factory()
     except Exception as error:  # anybody's code
@@ -147,29 +145,12 @@ def imported_network(spec: str) -> Candidate:
 def _parsed(spec: str) -> tuple[str, str, str]:
     """Name, module and attribute; the name is the attribute's unless one is given."""
     name, given, rest = spec.rpartition("=")
-    path, _, attribute = rest.partition(":")
-    words = [*path.split("."), *attribute.split(".")]
-    if not all(word.isidentifier() for word in words) or (given and not name.strip()):
+    parts = split_import_path(rest)
+    if parts is None or (given and not name.strip()):
         raise FadepthError(
             f"--model is '{spec}': write package.module:factory, or name=package.module:factory"
         )
-    return name.strip() or attribute, path, attribute
-
-
-def _imported(spec: str, path: str, attribute: str) -> Callable[[], object]:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(path)
-    except Exception as error:  # anybody's code
-        raise FadepthError(f"--model {spec}: import of {path} failed: {one_line(error)}") from error
-    for word in attribute.split("."):
-        if not hasattr(found, word):
-            raise FadepthError(f"--model {spec}: {path} has no '{attribute}'")
-        found = getattr(found, word)
-    if not callable(found):
-        raise FadepthError(f"--model {spec}: {path}:{attribute} cannot be called: name a factory")
-    return cast(Callable[[], object], found)
+    return name.strip() or parts[1], *parts
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -183,10 +164,3 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
         if names.count(name) > 1:
             raise FadepthError(f"two networks are called '{name}': write name=package.module:...")
     return list(candidates)
-
-
-def one_line(error: BaseException, most: int = 160) -> str:
-    """Kind and first line of an error, cut where it is long."""
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,12 +1,12 @@
 """All benchmarks as one table of ratios, read from what `make bench` has written."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fadepth.errors import FadepthError
+from fadepth.report.results import read_json
 
 #: Files of `make bench` below its folder, and the commands that write them.
 FILES = {
@@ -60,7 +60,12 @@ def summarise(folder: Path) -> Summary:
     Raises:
         FadepthError: a file is absent or is not what its command writes.
     """
-    reports = {name: _read(folder / name, command) for name, command in FILES.items()}
+    reports = {
+        name: read_json(
+            folder / name, ("machine",), f"write it with {command} --json {folder / name}"
+        )
+        for name, command in FILES.items()
+    }
     figures: list[Figure] = []
     for name, lines in _LINES.items():
         try:
@@ -80,18 +85,6 @@ def summarise(folder: Path) -> Summary:
         + ", ".join(f"{name.removesuffix('.json')} {count}" for name, count in threads.items()),
     ]
     return Summary(heading, figures)
-
-
-def _read(path: Path, command: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise FadepthError(f"{path} is absent: write it with {command} --json {path}") from None
-    except ValueError:
-        raise FadepthError(f"{path} is no JSON: write it anew with {command} --json") from None
-    if not isinstance(content, dict) or "machine" not in content:
-        raise FadepthError(f"{path} is no report of a benchmark: write it with {command} --json")
-    return content
 
 
 def _row(report: Mapping[str, Any], model: str, backend: str) -> Mapping[str, Any]:

@@ -80,13 +80,7 @@ def altered_predictions(predict: PredictImage, image: Tensor) -> dict[str, NDArr
 def log_difference(
     a: NDArray[np.floating], b: NDArray[np.floating], *, aligned: bool = False
 ) -> float:
-    """Mean |log a - log b| of two maps (h, w) > 0; `aligned` takes the median difference out."""
-    return _difference(np.log(a), np.log(b), aligned=aligned)
-
-
-def _difference(
-    a: NDArray[np.floating], b: NDArray[np.floating], *, aligned: bool = False
-) -> float:
+    """Mean |a - b| of logarithms (h, w) of two maps; `aligned` takes the median difference out."""
     difference = a - b
     if aligned:
         difference = difference - np.median(difference)
@@ -138,9 +132,13 @@ def evaluate_robustness(
             except FadepthError as error:
                 raise FadepthError(f"frame {frame}, {name}: {error}") from None
             row = {"drive": frame.drive, "frame": frame.frame, "side": frame.side}
-            row |= {"condition": name, **metrics, "change": _difference(logs[name], logs["clean"])}
+            row |= {
+                "condition": name,
+                **metrics,
+                "change": log_difference(logs[name], logs["clean"]),
+            }
             if target is not None:
-                row["teacher_distance"] = _difference(logs[name], target, aligned=True)
+                row["teacher_distance"] = log_difference(logs[name], target, aligned=True)
             rows.append(row)
     return pd.DataFrame(rows)
 

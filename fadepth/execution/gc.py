@@ -279,8 +279,13 @@ def describe(manifest: Mapping[str, Any]) -> str:
 
 
 def _item(kind: Kind, paths: Sequence[Path], what: str) -> Item:
-    size = sum(bytes_of(p) if p.is_dir() else p.lstat().st_blocks * 512 for p in paths)
+    size = sum(map(_size, paths))
     return Item(kind, tuple(paths), size, max(map(_last_written, paths)), what)
+
+
+def _size(path: Path) -> int:
+    """Of a file or folder: bytes on the disk."""
+    return bytes_of(path) if path.is_dir() else path.lstat().st_blocks * 512
 
 
 def _last_written(path: Path) -> float:
@@ -338,10 +343,6 @@ def delete(items: Iterable[Item]) -> tuple[int, list[Path]]:
             else:
                 stayed.append(path)
     return freed, stayed
-
-
-def _size(path: Path) -> int:
-    return bytes_of(path) if path.is_dir() else path.lstat().st_blocks * 512
 
 
 def _delete(path: Path, kind: Kind) -> bool:

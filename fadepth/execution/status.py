@@ -19,6 +19,7 @@ from fadepth.files import json_object
 from fadepth.report.measures import files_of
 from fadepth.run import TRAINED, Run
 from fadepth.study import Study, unique_runs
+from fadepth.survival import process_lives
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -202,17 +203,6 @@ def last_line(path: Path) -> str:
     told = re.sub(r"^\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ", "", lines[-1]) if lines else ""
     # A log may hold anything, and a terminal obeys some of it.
     return "".join(letter for letter in told if letter.isprintable())
-
-
-def process_lives(pid: int) -> bool:
-    """Whether this machine has a process of that number."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # The board

@@ -52,7 +52,7 @@ def _box(x: Tensor, out: Tensor, scratch: Tensor) -> Tensor:
 
 
 def _box_adjoint(x: Tensor, out: Tensor, scratch: Tensor) -> Tensor:
-    """`box_mean_adjoint` into `out`, which may be `x`; `scratch` may not."""
+    """The transpose of `_box`, its gradient, into `out`, which may be `x`; `scratch` may not."""
     _horizontal_adjoint(x, scratch)
     _horizontal_adjoint(scratch.transpose(-1, -2), out.transpose(-1, -2))
     return out.mul_(1 / 9)
@@ -62,12 +62,6 @@ def box_mean(image: Tensor) -> Tensor:
     """Mean over each pixel's 3 x 3 window with reflected borders: (B, C, H, W) -> the same."""
     image = image.contiguous()
     return _box(image, torch.empty_like(image), torch.empty_like(image))
-
-
-def box_mean_adjoint(gradient: Tensor) -> Tensor:
-    """Gradient of `box_mean`: the transposed filter, (B, C, H, W) -> the same."""
-    gradient = gradient.contiguous()
-    return _box_adjoint(gradient, torch.empty_like(gradient), torch.empty_like(gradient))
 
 
 def local_moments(image: Tensor) -> Moments:
@@ -206,8 +200,3 @@ def image_error(
     a, b = a.contiguous(), b.contiguous()
     mean_b, bb = b_moments or local_moments(b)
     return cast(Tensor, _Error.apply(a, b, mean_b, bb, ssim_weight))
-
-
-def ssim_distance(a: Tensor, b: Tensor, b_moments: Moments | None = None) -> Tensor:
-    """clamp((1 - SSIM) / 2, 0, 1), per pixel and channel; arguments as in `image_error`."""
-    return image_error(a, b, 1.0, b_moments)

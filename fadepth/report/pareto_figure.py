@@ -8,9 +8,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,12 +39,12 @@ from fadepth.report.figure_style import (
     wrapped,
     write_figure,
 )
+from fadepth.report.label_places import Box, Place, gap, nearest, placed
 from fadepth.report.table import RowKind, Stamp
 
 NAME, HEIGHT, AXIS = 0.16, 2.3, 0.24  # of the y axis' name, the plot, the x axis' numbers, inches
 KEY_LINE = 0.165  # of the legend, whose markers are large, inches
 LABELS = 1.1  # inches that a line of a label may take
-TRIED, ORDERS = 48, 8  # places tried for each label, orders in which labels choose
 FAR = 9  # points from which on a label needs a line to its marker
 SMALLEST, LARGEST = 16.0, 100.0  # areas of markers, points^2: no parameters, most parameters
 
@@ -80,30 +79,6 @@ class ParetoPoint:
     abs_rel: float
     abs_rel_std: float | None
     params_m: float | None
-
-
-#: A point of the plot, points (1/72 inch) from its lower left corner.
-Place = tuple[float, float]
-
-
-class Box(NamedTuple):
-    """A rectangle, points from the lower left corner of the axes."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def overlap(self, other: "Box") -> float:
-        """Shared area."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.top, other.top) - max(self.bottom, other.bottom)
-        return max(width, 0.0) * max(height, 0.0)
-
-    def outside(self, width: float, height: float) -> float:
-        """Area beyond a page that begins at (0, 0)."""
-        inside = self.overlap(Box(0, 0, width, height))
-        return (self.right - self.left) * (self.top - self.bottom) - inside
 
 
 def pareto_front(points: Sequence[ParetoPoint]) -> list[int]:
@@ -347,123 +322,6 @@ def _notes(points: Sequence[ParetoPoint]) -> str:
 # Labels
 
 
-def placed(
-    anchors: Sequence[Place],
-    sizes: Sequence[Place],
-    markers: Sequence[Box],
-    bars: Sequence[Box],
-    page: Place,
-) -> list[Box]:
-    """Boxes for labels near their anchors: no two overlap if any tried place allows it.
-
-    Each label takes the cheapest of places around its anchor, given all others, until nothing
-    moves; of several orders in which labels may choose, the cheapest outcome counts. Orders are
-    drawn from a fixed seed, so equal input gives equal places.
-
-    Args:
-        anchors: points that the labels belong to, from the lower left corner of the page.
-        sizes: width and height of the labels.
-        markers: of the anchors, not to be covered, nor crossed by another's leader.
-        bars: lines, not to be covered.
-        page: width and height.
-    """
-    count = len(anchors)
-    choices, fixed = [], []
-    for index, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
-        boxes = _candidates(*anchor, *size)
-        costs = [_own_cost(box, index, anchors, markers, bars, page) for box in boxes]
-        best = sorted(range(len(boxes)), key=costs.__getitem__)[:TRIED]
-        choices.append([boxes[i] for i in best])
-        fixed.append([costs[i] for i in best])
-
-    @cache
-    def clash(one: int, place: int, other: int, other_place: int) -> float:
-        boxes = choices[one][place], choices[other][other_place]
-        return _clash(boxes[0], anchors[one], boxes[1], anchors[other])
-
-    def cost(index: int, place: int, chosen: Sequence[int]) -> float:
-        others = (clash(index, place, i, chosen[i]) for i in range(count) if i != index)
-        return fixed[index][place] + sum(others)
-
-    def settled(order: Sequence[int]) -> list[int]:
-        chosen, before = [0] * count, [-1] * count
-        for _ in range(12):
-            if chosen == before:
-                break
-            before = list(chosen)
-            for index in order:
-                tried = range(len(choices[index]))
-                chosen[index] = min(tried, key=lambda p, i=index: cost(i, p, chosen))  # type: ignore[misc]
-        return chosen
-
-    generator = np.random.default_rng(0)
-    outcomes = [settled([int(i) for i in generator.permutation(count)]) for _ in range(ORDERS)]
-    found = min(outcomes, key=lambda chosen: sum(cost(i, p, chosen) for i, p in enumerate(chosen)))
-    return [choices[index][place] for index, place in enumerate(found)]
-
-
-def _clash(box: Box, anchor: Place, other: Box, other_anchor: Place) -> float:
-    """What two labels cost each other: overlap, and leaders that run through words."""
-    shared = box.overlap(other)
-    crossed = _runs_through(anchor, box, other) + _runs_through(other_anchor, other, box)
-    return (1000 + 20 * shared if shared else 0) + 60 * crossed
-
-
-def _runs_through(anchor: Place, box: Box, other: Box) -> bool:
-    """Whether the line from an anchor to its label crosses another box."""
-    (x0, y0), (x1, y1) = anchor, _nearest(box, anchor)
-    return any(
-        other.left <= x0 + t * (x1 - x0) <= other.right
-        and other.bottom <= y0 + t * (y1 - y0) <= other.top
-        for t in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
-    )
-
-
-def _candidates(x: float, y: float, width: float, height: float) -> list[Box]:
-    """Places in twelve directions, nearer ones first."""
-    found = []
-    for distance in (5, 8, 12, 18, 26, 36, 48, 62):
-        for turn in (0, 1, 11, 6, 5, 7, 2, 10, 4, 8, 3, 9):
-            dx, dy = math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)
-            # The box touches the circle with the side or corner that looks at the anchor.
-            left = x + distance * dx + width * (round(dx, 6) / 2 - 0.5)
-            bottom = y + distance * dy + height * (round(dy, 6) / 2 - 0.5)
-            found.append(Box(left, bottom, left + width, bottom + height))
-    return found
-
-
-def _own_cost(
-    box: Box,
-    index: int,
-    anchors: Sequence[Place],
-    markers: Sequence[Box],
-    bars: Sequence[Box],
-    page: Place,
-) -> float:
-    """What a place costs whatever the other labels do."""
-    anchor = anchors[index]
-    own = _gap(box, anchor)
-    middle = (box.left + box.right) / 2, (box.bottom + box.top) / 2
-    others = [i for i in range(len(anchors)) if i != index]
-    # A reader takes a label for that of the nearest point, or of the last point on its line.
-    mistaken = sum(_gap(box, anchors[i]) < own + 2 for i in others)
-    crossed = sum(_runs_through(anchor, box, markers[i]) for i in others)
-    covered = 8 * sum(box.overlap(m) for m in markers) + 2 * sum(box.overlap(b) for b in bars)
-    distance = own + 0.02 * math.dist(middle, anchor)
-    return 200 * box.outside(*page) + covered + 12 * mistaken + 25 * crossed + distance
-
-
-def _gap(box: Box, point: Place) -> float:
-    """Distance of a point from a box."""
-    x, y = _nearest(box, point)
-    return math.dist((x, y), point)
-
-
-def _nearest(box: Box, point: Place) -> Place:
-    x, y = point
-    return min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-
-
 def _label(axes: Axes, points: Sequence[ParetoPoint], page: Place) -> None:
     """Names beside the points, with a thin line where the name had to go far."""
     x, y = np.array([(p.latency_ms, p.abs_rel) for p in points]).T
@@ -486,8 +344,8 @@ def _label(axes: Axes, points: Sequence[ParetoPoint], page: Place) -> None:
             path_effects=[withStroke(linewidth=1.4, foreground="white")],
         )
         text.set_gid(f"label:{p.label}")
-        if _gap(box, anchor) > FAR:
-            end = _nearest(Box(box.left - 1, box.bottom - 1, box.right + 1, box.top + 1), anchor)
+        if gap(box, anchor) > FAR:
+            end = nearest(Box(box.left - 1, box.bottom - 1, box.right + 1, box.top + 1), anchor)
             ends = np.array([anchor, end]) / page
             style: dict[str, Any] = {"color": GREY, "linewidth": 0.4, "zorder": 1.6}
             axes.plot(*ends.T, transform=axes.transAxes, **style)

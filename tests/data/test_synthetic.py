@@ -8,6 +8,8 @@ from PIL import Image
 
 from fadepth.data import synthetic
 from fadepth.data.synthetic import render_street
+from fadepth.data.synthetic.solids import BOX, ELLIPSOID, POST, WHEEL, intersect
+from fadepth.data.synthetic.street import Curve
 from fadepth.errors import FadepthError
 
 H, W = 48, 156
@@ -279,7 +281,7 @@ def test_calibration_has_kittis_keys_and_notation(street):
 def test_curve_goes_there_and_back():
     s, d = np.meshgrid(np.linspace(-10, 150, 60), np.linspace(-30, 30, 31))
     for curvature in (0.0, 1 / 90, -1 / 75, 1 / 350):
-        curve = synthetic.Curve(20.0, curvature)
+        curve = Curve(20.0, curvature)
         x, z, _ = curve.to_world(s, d)
         back = curve.from_world(x, z)
         np.testing.assert_allclose(back[0], s, atol=1e-6)
@@ -294,14 +296,14 @@ def test_curve_goes_there_and_back():
 @pytest.mark.parametrize(
     ("shape", "inside_of"),
     [
-        (synthetic.BOX, lambda p, h: np.all(np.abs(p) <= h, -1)),
-        (synthetic.ELLIPSOID, lambda p, h: ((p / h) ** 2).sum(-1) <= 1),
+        (BOX, lambda p, h: np.all(np.abs(p) <= h, -1)),
+        (ELLIPSOID, lambda p, h: ((p / h) ** 2).sum(-1) <= 1),
         (
-            synthetic.POST,
+            POST,
             lambda p, h: (np.abs(p[..., 1]) <= h[1]) & ((p / h)[..., ::2] ** 2).sum(-1).__le__(1),
         ),
         (
-            synthetic.WHEEL,
+            WHEEL,
             lambda p, h: (np.abs(p[..., 0]) <= h[0]) & ((p / h)[..., 1:] ** 2).sum(-1).__le__(1),
         ),
     ],
@@ -312,7 +314,7 @@ def test_intersections_agree_with_marching(shape, inside_of):
     origin = np.array([0.4, -0.6, -5.0])
     rays = np.concatenate([rng.uniform(-0.3, 0.3, (300, 2)), np.ones((300, 1))], 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        enter, leave = synthetic._intersect(shape, half, list(origin), list(rays.T))
+        enter, leave = intersect(shape, half, list(origin), list(rays.T))
     steps = np.arange(0, 9, 0.002)
     hit = inside_of(origin + steps[None, :, None] * rays[:, None], half)
     first = np.where(hit.any(1), steps[hit.argmax(1)], np.inf)

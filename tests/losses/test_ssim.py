@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fadepth.losses.ssim import box_mean, box_mean_adjoint, local_moments, ssim_distance
+from fadepth.losses.ssim import Moments, _box_adjoint, box_mean, image_error, local_moments
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -15,6 +15,15 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 def plain_mean(image: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), 3, 1)
+
+
+def ssim_distance(a: Tensor, b: Tensor, b_moments: Moments | None = None) -> Tensor:
+    """SSIM alone: `image_error` without its absolute difference."""
+    return image_error(a, b, 1.0, b_moments)
+
+
+def box_mean_adjoint(gradient: Tensor) -> Tensor:
+    return _box_adjoint(gradient, torch.empty_like(gradient), torch.empty_like(gradient))
 
 
 def plain_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -12,18 +12,15 @@ from fadepth.data.kitti import FrameId
 from fadepth.errors import FadepthError
 from fadepth.losses.photometric import identity_error, warped_error
 from fadepth.report import mask_figure
-from fadepth.report.mask_figure import (
-    LEFT_OUT,
+from fadepth.report.mask_figure import LEFT_OUT, draw_masks, marked, pictures
+from fadepth.report.mask_frames import (
     DataSet,
     MaskFrame,
     Source,
-    draw_masks,
     kitti_frame,
     load_source,
-    marked,
     moved,
     oxts_pose,
-    pictures,
     predicted,
     rasterise,
     size_of_run,

@@ -12,11 +12,11 @@ import pytest
 
 from fadepth.errors import FadepthError
 from fadepth.report.figure_style import COLUMN
+from fadepth.report.label_places import Box, placed
 from fadepth.report.pareto_figure import (
     KINDS,
     LARGEST,
     SMALLEST,
-    Box,
     ParetoPoint,
     draw_pareto,
     error_ticks,
@@ -24,7 +24,6 @@ from fadepth.report.pareto_figure import (
     marker_area,
     pareto,
     pareto_front,
-    placed,
 )
 from tests.report.figure_checks import (
     STAMP,

@@ -278,19 +278,22 @@ def model_of(wildcards):
     return [f"runs/{run_of(wildcards.by[1:]).id}/model.pt"] if wildcards.by else []
 
 
+def modules_in(*folders):
+    """Modules that lie in folders of the package, as `code_fingerprint` takes them."""
+    return sorted(
+        str(module.relative_to(PACKAGE))
+        for folder in folders
+        for module in (PACKAGE / folder).glob("*.py")
+    )
+
+
 def method_code():
     """Fingerprint of what the method's figures are drawn from.
 
     A function: to parse these modules takes time that other targets need not spend.
     """
-    return code_fingerprint(
-        sorted(
-            str(module.relative_to(PACKAGE))
-            for folder in ("report/method", "models", "losses")
-            for module in (PACKAGE / folder).glob("*.py")
-        )
-        + ["data/synthetic.py", "evaluation/grid.py", "geometry.py"]
-    )
+    folders = ("report/method", "models", "losses", "data/synthetic")
+    return code_fingerprint(modules_in(*folders) + ["evaluation/grid.py", "geometry.py"])
 
 
 def compared_runs():

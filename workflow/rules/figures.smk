@@ -27,12 +27,14 @@ rule draw_masks:
         "../envs/fadepth.yaml"
     params:
         code=lambda wildcards: code_fingerprint(
-            (
+            [
                 "report/mask_figure.py",
+                "report/mask_frames.py",
                 "losses/masks.py",
                 "losses/cbw.py",
                 "losses/photometric.py",
-            )
+                *modules_in("data/synthetic"),
+            ]
         ),
         run=lambda wildcards: f"--run {wildcards.by[1:]}" if wildcards.by else "",
     shell:
@@ -49,12 +51,12 @@ rule draw_lidar:
         "../envs/fadepth.yaml"
     params:
         code=lambda wildcards: code_fingerprint(
-            (
+            [
                 "report/lidar_figure.py",
                 "data/kitti.py",
                 "data/ddad.py",
-                "data/synthetic.py",
-            )
+                *modules_in("data/synthetic"),
+            ]
         ),
     shell:
         "python -m fadepth lidar {wildcards.pictured} --output {output.figure:q} --log {log:q}"

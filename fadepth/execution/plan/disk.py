@@ -39,7 +39,7 @@ class Needed:
         caches: of images.
         measured: how many of the runs are judged by finished ones like them.
         computed: how many by their parameters: weights and checkpoint alone.
-        unknown: what cannot be told, for want of the data.
+        unknown: what cannot be told, for want of the data or of a run like it.
     """
 
     runs: int
@@ -80,6 +80,9 @@ def needed_bytes(
         if key not in like:
             like[key] = _of_one(run, times.newest_like(run))
         size, by_like = like[key]
+        if run.own_code and not by_like:
+            # To count its weights would be to run it.
+            unknown[f"weights of {run.own_code.spec}, of which no run has finished"] = None
         # What an interrupted training has written is there already.
         total += max(0, size - bytes_of(times.runs / run.id, _PREDICTIONS))
         measured, computed = measured + by_like, computed + (not by_like)
@@ -112,7 +115,7 @@ def _of_one(run: Run, like: list[Path]) -> tuple[int, bool]:
 def computed_bytes(run: Run) -> int:
     """`model.pt` and the checkpoint, which holds two moments of every parameter beside the state.
 
-    Networks are built without memory for their weights.
+    Networks are built without memory for their weights; one's own is not counted.
     """
     import torch
 
@@ -123,9 +126,10 @@ def computed_bytes(run: Run) -> int:
     teacher = run.config.teacher.model_copy(update={"encoder_weights": None})
     config = run.config.model_copy(update={"teacher": teacher})
     with torch.device("meta"):
-        depth = build_depth_network(config, run.kind)
-        pose = PoseNet(config.pose.width)
-    state = [t for network in (depth, pose) for t in network.state_dict().values()]
-    weights = [p.numel() for network in (depth, pose) for p in network.parameters()]
+        networks: list[torch.nn.Module] = [PoseNet(config.pose.width)]
+        if not run.own_code:
+            networks.append(build_depth_network(config, run.kind))
+    state = [t for network in networks for t in network.state_dict().values()]
+    weights = [p.numel() for network in networks for p in network.parameters()]
     tensors = 2 * len(state) + 3 * len(weights)  # AdamW also counts the steps of each
     return 2 * sum(t.nbytes for t in state) + 2 * _FLOAT32 * sum(weights) + _CONTAINER * tensors

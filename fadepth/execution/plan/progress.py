@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from fadepth.config import Config, expand
 from fadepth.data.kitti import read_split
 from fadepth.data.manifest import Manifest
 from fadepth.errors import FadepthError
 from fadepth.files import json_object
 from fadepth.run import Run
+from fadepth.survival import process_lives
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def training_images(config: Config, manifest: Path) -> TrainingImages | None:
         scenes, frames = data.synthetic.scenes["train"], data.synthetic.frames["train"]
         # The first and the last frame of a scene lack a neighbour.
         return TrainingImages(scenes * (frames - 2), scenes * frames)
-    if data.source == "kitti":
+    if data.source in ("kitti", "video"):
         ids = read_split(Path.cwd() / expand(data.splits) / "train_files.txt")
         offsets = (0, *data.source_frames)
         images = {(f.drive, f.number + offset, f.side) for f in ids for offset in offsets}
@@ -103,4 +102,5 @@ def _written(path: Path) -> int | None:
 def is_alive(manifest: Mapping[str, Any]) -> bool:
     """Whether a run's manifest says that it is running, by a process of this host that lives."""
     running = manifest.get("status") == "running" and manifest.get("host") == platform.node()
-    return running and psutil.pid_exists(int(manifest.get("pid") or -1))
+    pid = manifest.get("pid")
+    return running and isinstance(pid, int) and process_lives(pid)

@@ -67,9 +67,21 @@ def cost_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     loss["ego_mask"] = loss.get("ego_mask") is not None
     parts = {name: settings[name] for name in ("data", "pose", "training", kind)}
     found = dict(_flat({**parts, "loss": loss}))
-    if kind == "student" and found["student.etm.branches"] == "off":
-        found.pop("student.etm.space", None)
+    if kind == "student":
+        found = _of_the_network(found)
     return {"kind": kind, **found}
+
+
+def _of_the_network(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what counts for another network than this student's."""
+    own = found.get("student.network")  # settings of older runs do not have it
+    if own is None:
+        unused = {"student.network"} | (
+            {"student.etm.space"} if found["student.etm.branches"] == "off" else set()
+        )
+    else:
+        unused = {"student.sparsity", "student.width", "student.etm.branches", "student.etm.space"}
+    return {key: value for key, value in found.items() if key not in unused}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
