@@ -78,7 +78,7 @@ def jitter_batch(images: Tensor, settings: JitterSettings, generator: torch.Gene
     """Relight every image (B, 3, H, W) in [0, 1] by a draw of its own, always; gamma comes last.
 
     For the pyramid loss, whose altered views are always altered: `settings.probability` does not
-    enter. Gamma is drawn from [0.8, 1.2] [derived]. The draws come from `generator` (on the CPU)
+    enter. Gamma is drawn from `[0.8, 1.2]` [derived]. The draws come from `generator` (on the CPU)
     and are the same for any device.
     """
     result = []

@@ -20,8 +20,11 @@ from fadepth.data.kitti import DAMAGED_IMAGE, Camera, FrameId
 from fadepth.data.manifest import SPLITS, Frame, Manifest, short_hash
 from fadepth.data.parallel import Progress, in_order
 from fadepth.errors import FadepthError
-from fadepth.files import told_when_unwritable
+from fadepth.files import json_object, told_when_unwritable
 from fadepth.paths import require_below
+
+#: Beside the frames of own videos, names what they were made from (`fadepth.data.own_video`).
+PREPARED = "prepared.json"
 
 #: Called with the frames of every split and the folder that their paths start from.
 Approve = Callable[[dict[Split, list[Frame]], Path], None]
@@ -33,10 +36,10 @@ Approve = Callable[[dict[Split, list[Frame]], Path], None]
 def data_identity(config: DataSettings, base: Path) -> str:
     """Return 10 hex digits that name the frames of a data set without opening any of them.
 
-    KITTI: the label and the bytes of the three split lists. DDAD: the label, the bytes of the scene
-    list, and which cameras and scenes of it are used. Synthetic: what the pixels depend on, i.e.
-    the generator's settings and version. `base` is the folder that relative paths in the settings
-    start from.
+    KITTI: the label and the bytes of the three split lists. Own videos: these and the note of what
+    the frames were made from. DDAD: the label, the bytes of the scene list, and which cameras and
+    scenes of it are used. Synthetic: what the pixels depend on, i.e. the generator's settings and
+    version. `base` is the folder that relative paths in the settings start from.
 
     Raises:
         FadepthError: a split list is absent.
@@ -49,6 +52,8 @@ def data_identity(config: DataSettings, base: Path) -> str:
         return short_hash(b"\0".join([config.name.encode(), scenes, chosen.encode()]))
     folder = base / expand(config.splits)
     parts = [config.name.encode()]
+    if config.source == "video":
+        parts.append(_made_from(config, base))
     for split in SPLITS:
         path = folder / f"{split}_files.txt"
         try:
@@ -61,6 +66,34 @@ def data_identity(config: DataSettings, base: Path) -> str:
                 "https://github.com/nianticlabs/monodepth2)"
             ) from None
     return short_hash(b"\0".join(parts))
+
+
+def _made_from(config: DataSettings, base: Path) -> bytes:
+    """Digest of what tells of the frames of own videos."""
+    path = base / expand(config.root) / PREPARED
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        raise FadepthError(
+            f"{path} does not exist: make frames of your videos with 'fadepth data prepare video', "
+            f"and set {_where('root', config.root)} to their folder"
+        ) from None
+
+
+def missing_truth(config: DataSettings, base: Path) -> str | None:
+    """Why frames cannot be compared with ground truth; None where they can, as far as is known.
+
+    Only own videos may come without any; of other data, absent files are told frame by frame.
+    """
+    if config.source != "video":
+        return None
+    root = expand(config.root)
+    if json_object(base / root / PREPARED).get("test_depths"):
+        return None
+    return (
+        f"{root} has no depth to compare with: add depth maps by 'fadepth data prepare video "
+        "--depth', or let a study be 'evaluated_on' other data (docs/how-to/your-own-video.md)"
+    )
 
 
 def benchmark_place(settings: BenchmarkSettings, base: Path) -> str:
@@ -203,7 +236,9 @@ def prepare_data(
         splits = root / "splits"
     if not root.is_dir():
         holds = "DDAD's scenes (000000 and so on)"
-        if config.source != "ddad":
+        if config.source == "video":
+            holds = f"the frames of 'fadepth data prepare video', with {PREPARED}"
+        elif config.source != "ddad":
             holds = "the recording days (2011_09_26 and so on)"
         raise FadepthError(
             f"data folder {root} does not exist: set {_where('root', config.root)} to the folder "

@@ -49,7 +49,7 @@ Metric = Literal[
 _HOLDERS: dict[GroundTruth, set[Source]] = {
     "velodyne_forward_x": {"kitti"},
     "velodyne_camera_z": {"kitti"},
-    "depth_png": {"kitti", "synthetic"},
+    "depth_png": {"kitti", "video", "synthetic"},
     "ddad_lidar": {"ddad"},
     "ddad_lidar_nearest": {"ddad"},
     "make3d_grid": {"make3d"},
@@ -92,7 +92,7 @@ class Resize(Settings):
     quantity: Literal["disparity", "depth"] = Field(
         description="what is resized; the other order gives other depths at edges"
     )
-    mode: Literal["bilinear", "nearest"]
+    mode: Literal["bilinear", "nearest"] = Field(description="which neighbours count")
     corners: Literal["half_pixel", "aligned"] = Field(
         "half_pixel",
         description="half_pixel: as cv2.resize; aligned: the outer pixels' centres stay in place",
@@ -102,8 +102,8 @@ class Resize(Settings):
 class Protocol(Settings):
     """How predicted depth is compared with ground truth."""
 
-    name: str
-    title: str
+    name: str = Field(description="that of the file, NAME.yaml; need not be written")
+    title: str = Field(description="what tables call it")
     data: tuple[Source, ...] = Field(description="data sets that have this ground truth")
     images: int | None = Field(None, description="images of the published list")
     ground_truth: GroundTruth = Field(
@@ -131,7 +131,7 @@ class Protocol(Settings):
     post_process: bool = Field(
         False, description="mean of the prediction and that of the mirrored image, mirrored back"
     )
-    metrics: tuple[Metric, ...] = Field(min_length=1)
+    metrics: tuple[Metric, ...] = Field(min_length=1, description="what is computed, in order")
     sources: tuple[str, ...] = Field(description="public code or paper that states the lines")
 
     @model_validator(mode="after")

@@ -13,7 +13,12 @@ from fadepth.data import prepare
 from fadepth.data.cache import CacheKey, ImageCache, checked_cache
 from fadepth.data.kitti import read_image, resize_image
 from fadepth.data.manifest import Frame, Manifest, evenly_spread
-from fadepth.data.prepare import benchmark_root, prepare_benchmark, prepare_data
+from fadepth.data.prepare import (
+    benchmark_root,
+    missing_truth,
+    prepare_benchmark,
+    prepare_data,
+)
 from fadepth.data.watch import changed_files, data_generation, has_notes, note_files
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import (
@@ -48,6 +53,9 @@ def prepare_data_of(config: Config, output: Path, threads: int) -> None:
 
     def approve(frames: dict[Split, list[Frame]], root: Path) -> None:
         split = config.evaluation.split
+        if reason := missing_truth(config.data, Path.cwd()):
+            log.warning("trainings only: %s", reason)
+            return
         require_truths(frames[split], root, find_protocol(config.evaluation.protocol))
 
     manifest = prepare_data(

@@ -140,3 +140,10 @@ def write_cityscapes(
         (root / f"camera/{split}/{city}/{name}_camera.json").write_text(text)
         truth[name] = depth
     return truth
+
+
+def write_ddad_scenes(folder: Path) -> None:
+    """A list of scenes as DDAD has it; not one of them is there."""
+    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
+    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
+    (folder / "ddad.json").write_text(json.dumps({"scene_splits": splits}))

@@ -580,7 +580,7 @@ def test_after_a_failure_what_waits_is_dropped() -> None:
 def test_command_tells_the_result(
     root: Path, lists: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data_prepare.prepare(root, tmp_path / "out", splits=lists)
+    data_prepare.kitti(root, tmp_path / "out", splits=lists)
     out, err = capsys.readouterr()
     size = sum(
         len(data)
@@ -590,14 +590,8 @@ def test_command_tells_the_result(
     assert out.startswith(f"{tmp_path / 'out'} is complete: 10 images converted, 10 files taken ")
     assert f"0 kept from before; {size / 1000:.1f} kB, of which" in out
     assert err == ""
-    data_prepare.prepare(root, tmp_path / "out", splits=lists)
+    data_prepare.kitti(root, tmp_path / "out", splits=lists)
     assert ": 0 images converted, 0 files taken over, 20 kept from before" in capsys.readouterr()[0]
-
-
-def test_other_data_sets_need_no_preparation(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(FadepthError, match="'ddad' needs no preparation: only 'kitti' is conv"):
-        data_prepare.prepare(root, tmp_path / "out", "ddad")
-    assert not (tmp_path / "out").exists()
 
 
 def test_lidar_scan_with_broken_values_is_refused(tmp_path: Path) -> None:
