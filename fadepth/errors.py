@@ -52,3 +52,10 @@ def out_of_memory(error: BaseException) -> str | None:
         f"{what} ran out{size}: {remedy}; what was finished before is kept, and a training goes on "
         "from its last checkpoint"
     )
+
+
+def one_line(error: BaseException, most: int = 160) -> str:
+    """Kind and first line of an error, cut where it is long."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= most else text[: most - 1] + "…"

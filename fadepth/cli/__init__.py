@@ -4,103 +4,150 @@ Heavy libraries are imported inside the commands, so that `fadepth --help` answe
 """
 
 import atexit
-import errno
 import gc
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from fadepth.cli import (
     bench,
     data,
+    describing,
+    drawing,
     exporting,
-    figures_lidar,
     planning,
+    predicting,
     reports,
     studies,
     telling,
     tracking,
 )
+from fadepth.cli.commands import DATA, NETWORKS, UNFINISHED, WORKFLOW, Group, add_command, as_help
 from fadepth.cli.common import (
     RUNS,
+    Log,
+    Manifest,
     Override,
     Presets,
     RunId,
+    TableName,
     Threads,
     find_run,
     find_study,
     heavy_imports,
     load_preset,
-    log,
-    parse_override,
-    parse_size,
     set_up_logging,
 )
-from fadepth.errors import FadepthError, out_of_memory
+from fadepth.cli.ending import own_code_for_interrupts, run_to_the_end
+from fadepth.cli.terminal import never_fail_on_a_sign
 from fadepth.survival import end_with_workflow
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
-    from fadepth.evaluation.complexity import Part
 
 __all__ = ["app", "load_preset", "main"]
 
+
+class _Everything(Group):
+    """`fadepth`: what people ask every day first, what only the workflow calls last."""
+
+    order = (
+        *("runs", "status", "plan", "why", "why-rerun", "diff", "lint", "ui", "gc"),
+        *("predict", "export", "describe", "bench"),
+        *("table", "effects", "report", "pdf", "qualitative", "pareto", "forest"),
+        *("masks", "lidar", "figures", "data"),
+        *("train", "predict-targets", "evaluate", "benchmark", "odometry", "robustness", "grid"),
+        *("costs", "track"),
+    )
+
+
 app = typer.Typer(
+    cls=_Everything,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Reproduce the ablation study of FA-Depth. `snakemake --cores 8 "
-    "reports/table_ablation.csv` runs everything; these are its parts.",
+    epilog="'fadepth COMMAND --help' tells more of each. Exit codes: 0 done; 1 something is wrong "
+    "with what was looked at (lint, data check, predict); 2 wrong input; 130 Ctrl-C.",
 )
-app.add_typer(data.app, name="data")
-app.add_typer(bench.app, name="bench")
-app.command()(figures_lidar.lidar)
-reports.add_to(app)
-planning.add_to(app)
-studies.add_to(app)
-telling.add_to(app)
-tracking.add_to(app)
-exporting.add_to(app)
 
-#: A disk that is full or may not be written to.
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-NetworkName = Literal["smalldepth", "hqdecv2"]
-PicturedName = Literal["street", "kitti", "ddad"]
+TrainedOn = Annotated[
+    Path, typer.Option(metavar="FILE", help="Manifest of the data that the run was trained on.")
+]
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fadepth.cli.version import version
+
+        typer.echo(version())
+        raise typer.Exit
+
+
+@app.callback(
+    help=as_help(
+        """Repeat the ablation study of FA-Depth, and ask what came out.
+
+        `snakemake --cores 8 reports/table_ablation.csv` runs the study; these commands are its
+        parts, and what looks at its results.
+        """
+    )
+)
+def fadepth(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print versions of fadepth and torch, and the commit.",
+        ),
+    ] = False,
+) -> None:
+    """What comes before every command."""
+
+
 def train(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
-    targets: Annotated[Path | None, typer.Option(help="the teacher's predictions")] = None,
+    manifest: Manifest,
+    targets: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The teacher's predictions, for runs with APX."),
+    ] = None,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Train one run, or go on where it was interrupted."""
+    """Train one run, or go on where it was interrupted.
+
+    Writes runs/RUN_ID/: settings, losses, checkpoint, and model.pt at the end. Ctrl-C or SIGTERM
+    save a checkpoint first.
+
+    Examples:
+        fadepth train RUN_ID --manifest data/NAME/manifest.jsonl
+    """
     with heavy_imports():
         from fadepth.execution.train import train_run
 
     set_up_logging(run_id, log_file)
-    train_run(find_run(run_id, preset, override), RUNS, manifest, targets, threads)
+    with own_code_for_interrupts():
+        train_run(find_run(run_id, preset, override), RUNS, manifest, targets, threads)
 
 
-@app.command()
 def predict_targets(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
-    output: Annotated[Path, typer.Option(help="file to write, .npy")],
+    manifest: Manifest,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The .npy file to write.")],
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Write a teacher's predictions for every training frame, for APX."""
+    """Predict every training frame by a teacher, for APX.
+
+    Writes one array of disparities, and a .json beside it that says what it is of.
+
+    Examples:
+        fadepth predict-targets RUN_ID --manifest data/NAME/manifest.jsonl \
+--output runs/RUN_ID/targets.npy
+    """
     with heavy_imports():
         from fadepth.execution.train import predict_teacher
 
@@ -108,16 +155,21 @@ def predict_targets(
     predict_teacher(find_run(run_id, preset, override), RUNS, manifest, output, threads)
 
 
-@app.command()
 def evaluate(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
+    manifest: Manifest,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Compare a run's depth with ground truth: metrics.json, per_image.csv, panels/."""
+    """Compare a run's depth with ground truth.
+
+    Writes runs/RUN_ID/metrics.json, per_image.csv and panels/ (pictures of some frames).
+
+    Examples:
+        fadepth evaluate RUN_ID --manifest data/NAME/manifest.jsonl
+    """
     with heavy_imports():
         from fadepth.execution.evaluate import evaluate_run
 
@@ -125,18 +177,31 @@ def evaluate(
     evaluate_run(find_run(run_id, preset, override), RUNS, manifest, threads)
 
 
-@app.command()
 def benchmark(
     run_id: RunId,
-    name: Annotated[str, typer.Argument(help="a key of the preset's 'benchmarks'")],
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data benchmark`")],
-    trained_on: Annotated[Path, typer.Option(help="manifest that the run was trained on")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A key of the preset's 'benchmarks'.")
+    ],
+    manifest: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="List of the benchmark's files, made by 'fadepth data benchmark'."
+        ),
+    ],
+    trained_on: TrainedOn,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Evaluate a run on other frames, such as Make3D: runs/<id>/benchmarks/<name>/."""
+    """Evaluate a run on another data set, such as Make3D.
+
+    Writes runs/RUN_ID/benchmarks/NAME/: metrics.json, per_image.csv and panels/.
+
+    Examples:
+        fadepth benchmark RUN_ID make3d --manifest data/benchmarks/make3d-PLACE.jsonl \
+--trained-on data/NAME/manifest.jsonl --preset config/kitti.yaml
+    """
     with heavy_imports():
         from fadepth.execution.evaluate import evaluate_benchmark
 
@@ -145,17 +210,24 @@ def benchmark(
     evaluate_benchmark(run, name, RUNS, manifest, trained_on, threads)
 
 
-@app.command()
 def odometry(
     run_id: RunId,
-    sequence: Annotated[str, typer.Argument(help="sequence of KITTI odometry, 00 to 10")],
-    trained_on: Annotated[Path, typer.Option(help="manifest that the run was trained on")],
+    sequence: Annotated[
+        str, typer.Argument(metavar="SEQUENCE", help="Sequence of KITTI odometry, 00 to 10.")
+    ],
+    trained_on: TrainedOn,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Compare a run's poses with KITTI odometry: runs/<id>/odometry/<sequence>/."""
+    """Compare a run's camera poses with those of KITTI odometry.
+
+    Writes runs/RUN_ID/odometry/SEQUENCE/: metrics.json, per_snippet.csv and the trajectory.
+
+    Examples:
+        fadepth odometry RUN_ID 09 --trained-on data/NAME/manifest.jsonl --preset config/kitti.yaml
+    """
     with heavy_imports():
         from fadepth.execution.evaluate import evaluate_odometry
 
@@ -163,17 +235,25 @@ def odometry(
     evaluate_odometry(find_run(run_id, preset, override), sequence, RUNS, trained_on, threads)
 
 
-@app.command()
 def robustness(
     run_id: RunId,
-    manifest: Annotated[Path, typer.Option(help="manifest of `fadepth data manifest`")],
-    teacher: Annotated[Path | None, typer.Option(help="model.pt to compare with")] = None,
+    manifest: Manifest,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A teacher's model.pt, to compare the student with."),
+    ] = None,
     preset: Presets = None,
     override: Override = "{}",
     threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Evaluate a run on mirrored, dark, bright and small frames: robustness.json."""
+    """Evaluate a run on mirrored, dark, bright and small frames.
+
+    Writes runs/RUN_ID/robustness.json and robustness_per_image.csv.
+
+    Examples:
+        fadepth robustness RUN_ID --manifest data/NAME/manifest.jsonl
+    """
     with heavy_imports():
         from fadepth.execution.evaluate import measure_robustness
 
@@ -181,15 +261,20 @@ def robustness(
     measure_robustness(find_run(run_id, preset, override), RUNS, manifest, teacher, threads)
 
 
-@app.command()
 def grid(
     run_id: RunId,
     threads: Threads = 1,
     preset: Presets = None,
     override: Override = "{}",
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Measure the traces of a grid in a run's disparity: grid.json."""
+    """Measure the traces of a grid in a run's disparity.
+
+    Writes runs/RUN_ID/grid.json.
+
+    Examples:
+        fadepth grid RUN_ID
+    """
     with heavy_imports():
         from fadepth.execution.evaluate import evaluate_grid
 
@@ -197,16 +282,21 @@ def grid(
     evaluate_grid(find_run(run_id, preset, override), RUNS, threads)
 
 
-@app.command()
 def costs(
-    name: Annotated[str, typer.Argument(help="name of the table, such as table_complexity")],
-    output: Annotated[Path, typer.Option(help="the .json file to write")],
+    name: TableName,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The .json file to write.")],
     threads: Threads = 1,
     preset: Presets = None,
     override: Override = "{}",
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Count parameters and MACs of a table's networks, and time them side by side."""
+    """Count and time the networks of a table, side by side.
+
+    Parameters, MACs and milliseconds of each; nothing else should run meanwhile. Writes JSON.
+
+    Examples:
+        fadepth costs table_complexity --output costs.json
+    """
     with heavy_imports():
         from fadepth.devices import hold_device
         from fadepth.execution.costs import measure_costs
@@ -216,147 +306,32 @@ def costs(
     measure_costs(find_study(name, preset, override), RUNS, output, threads)
 
 
-@app.command()
-def masks(
-    name: Annotated[PicturedName, typer.Argument(help="which frames")],
-    output: Annotated[Path, typer.Option(help="the .png file to write")],
-    run: Annotated[
-        str | None, typer.Option(help="id of a trained run; default: true depth and motion")
-    ] = None,
-    data: Annotated[
-        str, typer.Option(help="folder that holds kitti_mini/ and ddad_mini/")
-    ] = "${FADEPTH_TEST_DATA:-../shared}",
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
-) -> None:
-    """Draw what each mask leaves out, on a few frames of the street, KITTI or DDAD."""
-    with heavy_imports():
-        from fadepth.config import expand
-        from fadepth.report.mask_figure import draw_masks
-
-    set_up_logging(f"masks {name}", log_file)
-    draw_masks(name, output, Path(expand(data)), RUNS / run / "model.pt" if run else None)
-    log.warning("figure written: %s", output)
-
-
-@app.command()
-def figures(
-    output: Annotated[Path, typer.Option(help="folder to write to")] = Path("docs/figures"),
-    run: Annotated[
-        list[str] | None,
-        typer.Option(help="id of a trained student or teacher to show; default: own networks"),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="name of a figure, without its ending; default: all")
-    ] = None,
-    fit: Annotated[
-        bool, typer.Option(help="fit own networks to rendered depth first, half a minute")
-    ] = True,
-    threads: Threads = 1,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
-) -> None:
-    """Draw the figures of docs/method.md from the networks themselves."""
-    with heavy_imports():
-        from fadepth.execution.train import set_threads
-        from fadepth.report.method import draw_method_figures
-
-    set_up_logging("figures", log_file)
-    set_threads(threads)
-    paths = draw_method_figures(output, RUNS, run or (), fit=fit, only=only or ())
-    log.warning("%d figures written to %s", len(paths), output)
-
-
-@app.command()
-def describe(
-    network: Annotated[NetworkName, typer.Argument(help="which network")],
-    size: Annotated[str, typer.Option(help="height x width of the image, pixels")] = "192x640",
-    depth: Annotated[int, typer.Option(min=1, help="how far parts are split")] = 3,
-    etm: Annotated[str, typer.Option(help="SmallDepth's branches while training")] = "ac",
-    preset: Annotated[
-        list[Path] | None,
-        typer.Option(help="settings file(s), later ones on top; default: the full-size networks"),
-    ] = None,
-    override: Override = "{}",
-) -> None:
-    """List a network's parts with parameters and MACs, SmallDepth's before and after folding."""
-    from rich.console import Console
-
-    from fadepth.config import merge, parse_config
-    from fadepth.evaluation.complexity import describe_network
-    from fadepth.models import fold
-    from fadepth.training import build_depth_network
-
-    height, width = parse_size(size)
-    settings, origin = load_preset(preset) if preset else ({}, "the defaults")
-    # Some forms of HQDecv2 are built for one size of images.
-    sized = {"data.height": height, "data.width": width}
-    for changes in ({"student.etm.branches": etm}, parse_override(override), sized):
-        settings = merge(settings, changes)
-    origin += " + --etm + --override + --size"
-    kind: Literal["student", "teacher"] = "student" if network == "smalldepth" else "teacher"
-    model = build_depth_network(parse_config(settings, origin), kind)
-    if kind == "student":
-        forms = {"in training": model, "folded, for inference": fold(model)}
-    else:
-        forms = {"for inference": model.eval()}
-    for title, form in forms.items():
-        parts = describe_network(form, height, width, depth)
-        Console().print(_parts_table(f"{network}, {title}, {height}x{width}", parts))
-
-
-def _parts_table(title: str, parts: list["Part"]) -> "RichTable":
-    from rich.table import Table as RichTable
-
-    view = RichTable(title=title, show_footer=True)
-    total = sum(part.parameters for part in parts), sum(part.macs for part in parts)
-    view.add_column("part", "total")
-    view.add_column("kind")
-    view.add_column("output", justify="right")
-    view.add_column("parameters", f"{total[0]:,}", justify="right")
-    view.add_column("MMAC", f"{total[1] / 1e6:,.1f}", justify="right")
-    for part in parts:
-        shape = "x".join(str(side) for side in part.shape or ())
-        view.add_row(part.name, part.kind, shape, f"{part.parameters:,}", f"{part.macs / 1e6:,.1f}")
-    return view
+telling.add_to(app)
+planning.add_to(app)
+studies.add_to(app)
+predicting.add_to(app)
+exporting.add_to(app)
+describing.add_to(app)
+app.add_typer(bench.app, name="bench", rich_help_panel=NETWORKS)
+reports.add_to(app)
+drawing.add_to(app)
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
+add_command(
+    app,
+    train,
+    WORKFLOW,
+    kept="the last checkpoint, if there is one, is kept; the same command goes on from it",
+)
+for command in (predict_targets, evaluate, benchmark, odometry, robustness, grid, costs):
+    add_command(app, command, WORKFLOW, kept=UNFINISHED)
+tracking.add_to(app)
 
 
 def main() -> None:
-    """Entry point: one sentence and exit code 2 for bad input, a full disk and full memory."""
+    """Entry point: `fadepth`."""
     end_with_workflow()
     # At its end Python looks for garbage in all that was imported: 0.3 s with torch. Nothing waits
     # for that, the memory goes back to the system anyway.
     atexit.register(gc.freeze)
-    try:
-        app()
-        return
-    except FadepthError as error:
-        sentence = str(error)
-    except (OSError, MemoryError, RuntimeError) as error:
-        told = _refusal(error) or out_of_memory(error)
-        if not told:
-            raise
-        sentence = told
-    # Outside of the handlers: there the traceback would still hold all that fills the memory.
-    _fail(sentence)
-
-
-def _refusal(error: BaseException) -> str | None:
-    """One sentence for a disk that is full or may not be written to."""
-    if not isinstance(error, OSError) or error.errno not in _REFUSED:
-        return None
-    where = error.filename2 or error.filename or "a file"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (
-            f"{where} may not be read or written ({error.strerror}): ask its owner, or choose "
-            "another folder; what was finished before is kept"
-        )
-    return (
-        f"{where} cannot be written ({error.strerror}): make room or choose a folder that you "
-        "may write to, then call again; what was finished before is kept"
-    )
-
-
-def _fail(sentence: str) -> None:
-    if logging.getLogger().handlers:
-        log.error("%s", sentence, extra={"file_only": True})
-    typer.secho(f"fadepth: {sentence}", fg="red", err=True)
-    raise SystemExit(2) from None
+    never_fail_on_a_sign()
+    run_to_the_end(app)

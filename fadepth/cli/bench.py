@@ -13,7 +13,16 @@ from fadepth.cli import (
     bench_summary,
     bench_training,
 )
-from fadepth.cli.common import Override, Presets, Threads, load_preset, set_up_logging, write_report
+from fadepth.cli.commands import Group, add_command, as_help
+from fadepth.cli.common import (
+    JsonFile,
+    Override,
+    Presets,
+    Threads,
+    load_preset,
+    set_up_logging,
+)
+from fadepth.cli.terminal import Report
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -23,39 +32,50 @@ if TYPE_CHECKING:
     from fadepth.bench.spread import Spread
     from fadepth.config import Config
 
-app = typer.Typer(no_args_is_help=True, help="Measure how fast networks and trainings are.")
-app.command()(bench_latency.latency)
-app.command()(bench_limits.limits)
-app.command()(bench_training.training)
-app.command()(bench_evaluation.evaluation)
-app.command()(bench_start_up.start_up)
-app.command()(bench_summary.summary)
+app = typer.Typer(cls=Group, no_args_is_help=True)
 
 
-@app.callback()
+@app.callback(
+    help=as_help(
+        """Measure how fast networks and trainings are.
+
+        All as ratios of things timed in turns, so that they mean the same on a busy machine.
+        'make bench' runs all of these; docs/performance.md tells how to read them.
+        """
+    )
+)
 def bench() -> None:
-    """Measure how fast networks and trainings are."""
+    """What comes before every benchmark."""
 
 
-@app.command()
 def loader(
     preset: Presets = None,
     override: Override = "{}",
     manifest: Annotated[
-        Path | None, typer.Option(help="default: the workflow's, or a temporary one")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="List of the data's files; default: the workflow's, or a temporary one.",
+        ),
     ] = None,
     workers: Annotated[
-        str, typer.Option(help="numbers of loading processes to try, with commas")
+        str, typer.Option(metavar="N,N,...", help="Numbers of loading processes to try.")
     ] = "0,1,2",
-    rounds: Annotated[int, typer.Option(min=1, help="turns of every way")] = 5,
-    frames: Annotated[int, typer.Option(min=1, help="at most so many training frames")] = 256,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of every way.")] = 5,
+    frames: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Training frames to use, at most.")
+    ] = 256,
+    output: JsonFile = None,
     threads: Threads = 1,
 ) -> None:
-    """Compare the loader's images a second with those of the training loop, for every cache."""
-    from tempfile import TemporaryDirectory
+    """Compare how fast images load and are trained on.
 
-    from rich.console import Console
+    Images a second of the loader, for every cache and number of processes, and of training steps.
+
+    Examples:
+        fadepth bench loader --preset config/smoke.yaml --rounds 3
+    """
+    from tempfile import TemporaryDirectory
 
     from fadepth.bench.loader import Budget, measure_loader
     from fadepth.config import parse_config
@@ -73,12 +93,9 @@ def loader(
             config, Manifest.read(path), data_root(config.data), workers=numbers,
             budget=Budget(rounds=rounds, frames=frames),
         )  # fmt: skip
-    for line in _heading(report):
-        typer.echo(line)
-    for table in (_loading_table(report), _training_table(report)):
-        Console().print(table)
-    if output:
-        write_report(output, report.as_dict())
+    told = Report(output)
+    told.print(*_heading(report), _loading_table(report), _training_table(report))
+    told.write(report.as_dict())
 
 
 def _numbers(text: str) -> list[int]:
@@ -146,3 +163,15 @@ def _training_table(report: "LoaderReport") -> "Table":
         share = step.speed.median / report.repeated.median
         table.add_row(name, count, _speed(step.speed), f"{share:.0%}")
     return table
+
+
+for command in (
+    bench_latency.latency,
+    bench_limits.limits,
+    bench_training.training,
+    bench_evaluation.evaluation,
+    loader,
+    bench_start_up.start_up,
+    bench_summary.summary,
+):
+    add_command(app, command, kept="nothing was measured to the end, and nothing was written")

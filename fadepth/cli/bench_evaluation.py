@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli.common import Override, Threads, load_preset, set_up_logging, write_report
+from fadepth.cli import completing
+from fadepth.cli.common import JsonFile, Override, Threads, load_preset, set_up_logging
+from fadepth.cli.terminal import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,29 +30,48 @@ NAMES = {
 def evaluation(
     preset: Annotated[
         list[Path] | None,
-        typer.Option(help="settings file(s): its own evaluation split, not generated frames"),
+        typer.Option(
+            metavar="FILE",
+            autocompletion=completing.presets,
+            help="Settings whose evaluation split to use; may be repeated; default: generated "
+            "frames.",
+        ),
     ] = None,
     override: Override = "{}",
     manifest: Annotated[
-        Path | None, typer.Option(help="of the preset; default: the workflow's, or a temporary one")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="List of the preset's files; default: the workflow's, or a temporary one.",
+        ),
     ] = None,
     model: Annotated[
         Literal["smalldepth", "hqdecv2"],
-        typer.Option(help="folded; hqdecv2 is about 30 times as slow: take fewer --images"),
+        typer.Option(help="Network; hqdecv2 is about 30 times as slow: take fewer --images."),
     ] = "smalldepth",
-    images: Annotated[int, typer.Option(min=1, help="images to evaluate; KITTI has 697")] = 697,
-    rounds: Annotated[int, typer.Option(min=1, help="turns of both ways")] = 7,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images to evaluate; KITTI has 697.")
+    ] = 697,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of both ways.")] = 7,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="images through the network at once; default: the workflow's"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images through the network at once; default: as the workflow does.",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+    output: JsonFile = None,
     threads: Threads = 1,
 ) -> None:
-    """Compare an evaluation's images a second with those one by one, and show the time by part."""
-    from tempfile import TemporaryDirectory
+    """Compare an evaluation in batches with one by one.
 
-    from rich.console import Console
+    Images a second, and which part takes the time: reading, network, resizing, metrics.
+
+    Examples:
+        fadepth bench evaluation --images 50 --rounds 3
+    """
+    from tempfile import TemporaryDirectory
 
     from fadepth.bench.evaluation import generated_task, measure_evaluation, untrained
     from fadepth.execution.evaluate import readers
@@ -71,12 +92,9 @@ def evaluation(
             network, model, task, images=images, rounds=rounds, batch=batch,
             workers=readers(threads), device=device,
         )  # fmt: skip
-    for line in heading(report):
-        typer.echo(line)
-    Console().print(parts_table(report))
-    typer.echo(verdict(report))
-    if output:
-        write_report(output, report.as_dict())
+    told = Report(output)
+    told.print(*heading(report), parts_table(report), verdict(report))
+    told.write(report.as_dict())
 
 
 def _task_of(

@@ -1,14 +1,16 @@
 """`fadepth bench latency`: which network is faster, on which backend."""
 
+import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fadepth.cli.common import RUNS, Threads, log, parse_size, set_up_logging
+from fadepth.cli import completing
+from fadepth.cli.common import RUNS, JsonFile, Size, Threads, log, parse_size, set_up_logging
+from fadepth.cli.terminal import Report
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -24,44 +26,80 @@ CALIBRATION_FRAMES = 8
 
 
 def latency(
-    size: Annotated[str, typer.Option(help="height x width of the images")] = "192x640",
-    batch: Annotated[int, typer.Option(min=1, help="images of one call")] = 1,
+    size: Size = "192x640",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images of one call.")] = 1,
     models: Annotated[
         str | None,
         typer.Option(
-            help="networks of this package, with commas; '' for none; default: smalldepth, "
-            "smalldepth-folded, monodepth2, and hqdecv2 without the backends that need its export"
+            metavar="NAME,NAME,...",
+            help="Networks of this package; '' for none; default: smalldepth, smalldepth-folded, "
+            "monodepth2, and hqdecv2 without the backends that need its export.",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="anybody's: package.module:factory or name=package.module:factory"),
+        typer.Option(
+            metavar="[NAME=]MODULE:FACTORY",
+            help="Anybody's network, such as mine=package.module:factory; may be repeated.",
+        ),
     ] = None,
-    run: Annotated[list[str] | None, typer.Option(help="id of a trained run, folded")] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN_ID",
+            autocompletion=completing.run_ids,
+            help="A trained run, folded; may be repeated.",
+        ),
+    ] = None,
     backends: Annotated[
-        str, typer.Option(help="with commas; there are also compile and cudagraphs")
+        str,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            show_default=False,
+            help=f"Default: {BACKENDS.replace(',', ', ')}; there are also compile and cudagraphs.",
+        ),
     ] = BACKENDS,
-    precisions: Annotated[str, typer.Option(help="of fp32, bf16, int8")] = "fp32",
-    reference: Annotated[str, typer.Option(help="network that ratios are of")] = "monodepth2",
-    rounds: Annotated[int, typer.Option(min=1, help="turns of every network and backend")] = 30,
-    settle: Annotated[int, typer.Option(min=0, help="uncounted calls before each counted one")] = 1,
+    precisions: Annotated[
+        str, typer.Option(metavar="NAME,NAME,...", help="Of fp32, bf16 and int8.")
+    ] = "fp32",
+    reference: Annotated[
+        str, typer.Option(metavar="NAME", help="Network that ratios are of.")
+    ] = "monodepth2",
+    rounds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Turns of every network and backend.")
+    ] = 30,
+    settle: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Uncounted calls before each counted one.")
+    ] = 1,
     images: Annotated[
-        Path | None, typer.Option(help="folder of images to run on; default: the synthetic street")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Images to run on; default: the synthetic street."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
     threads: Threads = 1,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
-    plot: Annotated[Path | None, typer.Option(help="also draw the ratios, .png")] = None,
+    output: JsonFile = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw the ratios, .png; a .pdf lies beside it."),
+    ] = None,
     read: Annotated[
-        Path | None, typer.Option(help="measure nothing: show a file that --json wrote")
+        Path | None,
+        typer.Option(metavar="FILE", help="Measure nothing: show a file that --json wrote."),
     ] = None,
 ) -> None:
-    """Compare the latency of networks and backends, as ratios to a ResNet-18 U-Net."""
+    """Compare how fast networks predict, by backend.
+
+    As ratios to a ResNet-18 U-Net in the same round, median with its interval.
+
+    Examples:
+        fadepth bench latency
+        fadepth bench latency --run RUN_ID --backends eager,openvino
+        fadepth bench latency --model mine=package.module:factory --json mine.json
+    """
     # Read when torch starts its threads: they must not spin through the next network's turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fadepth.bench.backends import BACKENDS, PRECISIONS
     from fadepth.bench.latency import Budget, measure_latency, read_report, unsupported
-    from fadepth.files import write_atomic
 
     set_up_logging("bench latency", None)
     if plot and plot.suffix != ".png":
@@ -82,10 +120,9 @@ def latency(
             budget=Budget(rounds, settle=settle),
             tell=log.info,
         )
-    _show(report)
-    if output:
-        write_atomic(output, report.json())
-        log.warning("written: %s", output)
+    told = Report(output)
+    told.print(*heading(report), cost_table(report), latency_table(report), *problems(report))
+    told.write(json.loads(report.json()))
     if plot:
         _draw(report, plot)
         log.warning("figure written: %s (also .pdf)", plot)
@@ -146,19 +183,6 @@ def _task(
     frames = images_of(folder, count, *size) if folder else street_frames(count, *size)
     first, *others = frames.split(batch)
     return Task(first, others, torch.device(device), threads)
-
-
-def _show(report: "LatencyReport") -> None:
-    from rich.console import Console
-
-    # A pipe has no width; a table of 80 columns would be cut there.
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    for line in heading(report):
-        typer.echo(line)
-    for table in (cost_table(report), latency_table(report)):
-        console.print(table)
-    for line in problems(report):
-        typer.echo(line)
 
 
 def heading(report: "LatencyReport") -> list[str]:

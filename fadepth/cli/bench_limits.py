@@ -1,30 +1,41 @@
 """`fadepth bench limits`: how near networks come to what the machine allows."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fadepth.cli.common import Threads, parse_size, set_up_logging, write_report
+from fadepth.cli.common import JsonFile, Size, Threads, parse_size, set_up_logging
+from fadepth.cli.terminal import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from fadepth.bench.limits import LimitsReport
 
+MODELS = "smalldepth-folded,smalldepth-folded:dense,monodepth2"
+
 
 def limits(
-    size: Annotated[str, typer.Option(help="height x width of the image")] = "192x640",
+    size: Size = "192x640",
     models: Annotated[
-        str, typer.Option(help="networks of this package, with commas")
-    ] = "smalldepth-folded,smalldepth-folded:dense,monodepth2",
-    rounds: Annotated[int, typer.Option(min=1, help="turns of every network")] = 30,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+        str,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            show_default=False,
+            help=f"Networks of this package; default: {MODELS.replace(',', ', ')}.",
+        ),
+    ] = MODELS,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of every network.")] = 30,
+    output: JsonFile = None,
     threads: Threads = 1,
 ) -> None:
-    """Compare networks' time on the CPU with their arithmetic and memory traffic at its peaks."""
-    from rich.console import Console
+    """Compare networks' time with what the CPU allows.
 
+    That is their arithmetic and memory traffic at the peaks that this machine reaches.
+
+    Examples:
+        fadepth bench limits --rounds 5
+    """
     from fadepth.bench.limits import measure_limits
     from fadepth.bench.models import own_network
     from fadepth.execution.train import set_threads
@@ -34,11 +45,9 @@ def limits(
     height, width = parse_size(size)
     networks = {spec: own_network(spec).network for spec in models.split(",")}
     report = measure_limits(networks, height, width, rounds)
-    for line in heading(report):
-        typer.echo(line)
-    Console().print(limits_table(report))
-    if output:
-        write_report(output, report.as_dict())
+    told = Report(output)
+    told.print(*heading(report), limits_table(report))
+    told.write(report.as_dict())
 
 
 def heading(report: "LimitsReport") -> list[str]:

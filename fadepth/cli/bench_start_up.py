@@ -8,13 +8,14 @@ import typer
 
 from fadepth.cli.common import (
     DEFAULT_PRESET,
+    JsonFile,
     Override,
     Presets,
     load_studies,
     parse_override,
     set_up_logging,
-    write_report,
 )
+from fadepth.cli.terminal import Report, console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 def start_up(
     preset: Presets = None,
     override: Override = "{}",
-    target: Annotated[str, typer.Option(help="what Snakemake plans")] = "reports/all",
-    rounds: Annotated[int, typer.Option(min=1, help="turns of everything")] = 5,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+    target: Annotated[
+        str, typer.Option(metavar="TARGET", help="What Snakemake plans.")
+    ] = "reports/all",
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of everything.")] = 5,
+    output: JsonFile = None,
 ) -> None:
-    """Measure the start of every rule's command, and Snakemake itself, in CPU seconds."""
-    from rich.console import Console
+    """Measure what the workflow costs beside its work.
 
+    CPU seconds from the start of every rule's command until its work would begin, and of Snakemake
+    itself.
+
+    Examples:
+        fadepth bench start-up --rounds 1 --preset config/smoke.yaml
+    """
     from fadepth.bench.workflow import measure_workflow, rule_commands
     from fadepth.config import merge
     from fadepth.execution.workflow import find_snakefile
@@ -47,12 +55,10 @@ def start_up(
         snakemake += ["--config", *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
     commands = rule_commands(load_studies(preset, override), flags)
     report = measure_workflow(commands, folder, snakemake, target=target, rounds=rounds)
-    for line in heading(report):
-        typer.echo(line)
-    for table in (commands_table(report), snakemake_table(report)):
-        Console().print(table)
-    if output:
-        write_report(output, report.as_dict())
+    told = Report(output)
+    wide = console().width >= _WIDE
+    told.print(*heading(report), commands_table(report, rules=wide), snakemake_table(report))
+    told.write(report.as_dict())
 
 
 def heading(report: "WorkflowReport") -> list[str]:
@@ -70,27 +76,36 @@ def _told(seconds: "Spread") -> str:
     return f"{seconds.median:.2f} ({seconds.smallest:.2f} to {seconds.largest:.2f})"
 
 
-def commands_table(report: "WorkflowReport") -> "Table":
+#: Columns of a terminal that has room for the names of the rules.
+_WIDE = 130
+
+
+def commands_table(report: "WorkflowReport", *, rules: bool = True) -> "Table":
     """Start and end of every command, as multiples of Python's own and of torch's import."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="commands, without their work")
-    for column in ("command", "rules", "CPU s", "/ python", "/ import torch", "imports"):
-        number = column[0] in "C/"
-        fixed = number or column == "command"  # a narrow terminal breaks the lists instead
-        table.add_column(column, justify="right" if number else "left", no_wrap=fixed)
+    title = "commands, without their work; ratios to python -c pass and to import torch"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("command", no_wrap=True)
+    for column in ("CPU s", "/ python", "/ torch"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("imports")
+    if rules:
+        table.add_column("rules")
     rows = [
-        ("python -c pass", "", report.python, ""),
-        ("import torch", "", report.torch, ""),
-        ("fadepth --help", "", report.help, ""),
+        ("python -c pass", report.python, "", ""),
+        ("import torch", report.torch, "", ""),
+        ("fadepth --help", report.help, "", ""),
         *(
-            (command.command, " ".join(command.rules), command.seconds, " ".join(command.heavy))
+            (command.command, command.seconds, " ".join(command.heavy), " ".join(command.rules))
             for command in report.commands
         ),
     ]
-    for name, rules, seconds, heavy in rows:
+    for name, seconds, *lists in rows:
         ratios = (seconds.median / base.median for base in (report.python, report.torch))
-        table.add_row(name, rules, _told(seconds), *(f"{ratio:.2f}" for ratio in ratios), heavy)
+        numbers = (f"{ratio:.2f}" for ratio in ratios)
+        table.add_row(name, _told(seconds), *numbers, *lists[: 1 + rules])
     return table
 
 

@@ -6,14 +6,24 @@ from typing import Annotated
 import typer
 
 from fadepth.cli.common import log, set_up_logging
+from fadepth.cli.terminal import console
 
 
 def summary(
-    folder: Annotated[Path, typer.Argument(help="of the JSON files that `make bench` writes")],
-    output: Annotated[Path | None, typer.Option("--markdown", help="also write Markdown")] = None,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Of the JSON files that 'make bench' writes."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="Also write the table as Markdown."),
+    ] = None,
 ) -> None:
-    """Show the benchmarks that were run before as one table of ratios."""
-    from rich.console import Console
+    """Show the benchmarks of before as one table.
+
+    Examples:
+        fadepth bench summary reports/bench
+    """
     from rich.table import Table
 
     from fadepth.bench.summary import markdown, summarise
@@ -29,7 +39,7 @@ def summary(
     signs = {None: "", True: "met", False: "MISSED"}
     for figure in found.figures:
         table.add_row(figure.what, figure.value, figure.interval, figure.aim, signs[figure.met])
-    Console().print(table)
+    console().print(table)
     if output:
         write_atomic(output, markdown(found))
         log.warning("written: %s", output)

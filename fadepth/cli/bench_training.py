@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fadepth.cli import completing
 from fadepth.cli.common import (
+    JsonFile,
     Override,
+    Size,
     Threads,
     load_preset,
     parse_size,
     set_up_logging,
-    write_report,
 )
+from fadepth.cli.terminal import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,18 +25,28 @@ if TYPE_CHECKING:
 
 def training(
     preset: Annotated[
-        list[Path] | None, typer.Option(help="settings; default: those of paper scale")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            autocompletion=completing.presets,
+            help="Settings; may be repeated; default: those of paper scale.",
+        ),
     ] = None,
     override: Override = "{}",
-    size: Annotated[str, typer.Option(help="height x width, multiples of 32")] = "192x640",
-    batch: Annotated[int, typer.Option(min=1, help="target images of a step")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="turns of every training")] = 6,
-    output: Annotated[Path | None, typer.Option("--json", help="also write JSON")] = None,
+    size: Size = "192x640",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Target images of a step.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Turns of every training.")] = 6,
+    output: JsonFile = None,
     threads: Threads = 1,
 ) -> None:
-    """Compare training steps of SmallDepth with those of a monodepth2-style training."""
-    from rich.console import Console
+    """Compare training steps with monodepth2's.
 
+    SmallDepth's losses switched on one by one, against a monodepth2-style step on the same batch.
+    Height and width must be multiples of 32.
+
+    Examples:
+        fadepth bench training --size 96x320 --batch 2 --rounds 3
+    """
     from fadepth.bench.training import measure_training
     from fadepth.config import merge, parse_config
     from fadepth.execution.train import set_threads
@@ -45,12 +58,9 @@ def training(
     chosen = {"data": {"height": height, "width": width}, "training": {"batch_size": batch}}
     config = parse_config(merge(content, chosen), name)
     report = measure_training(config, rounds=rounds)
-    for line in heading(report):
-        typer.echo(line)
-    for table in (speed_table(report), parts_table(report)):
-        Console().print(table)
-    if output:
-        write_report(output, report.as_dict())
+    told = Report(output)
+    told.print(*heading(report), speed_table(report), parts_table(report))
+    told.write(report.as_dict())
 
 
 def heading(report: "TrainingReport") -> list[str]:

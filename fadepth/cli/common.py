@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fadepth.cli import completing
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -32,15 +33,59 @@ STUDIES = Path("ablations")
 RUNS = Path("runs")
 STORE = "sqlite:///mlflow.db"
 
+# Options that many commands share, with one name, one metavar and one sentence each.
+
 Presets = Annotated[
     list[Path] | None,
-    typer.Option("--preset", help=f"settings file(s), later ones on top; default {DEFAULT_PRESET}"),
+    typer.Option(
+        "--preset",
+        metavar="FILE",
+        autocompletion=completing.presets,
+        help="Settings; may be repeated, later files on top of earlier ones; default: "
+        f"{DEFAULT_PRESET}.",
+    ),
 ]
 Override = Annotated[
-    str, typer.Option(help='settings as JSON on top of the preset, such as {"seeds": [1, 2]}')
+    str,
+    typer.Option(
+        metavar="JSON",
+        show_default=False,
+        help="Settings on top of the preset, such as '{\"seeds\": [1, 2]}'.",
+    ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of this process")]
-RunId = Annotated[str, typer.Argument(help="name of the run; `fadepth runs` lists them")]
+Threads = Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of this process.")]
+Log = Annotated[
+    Path | None,
+    typer.Option("--log", metavar="FILE", help="Also write everything that is said to this file."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write every number as JSON; -: to stdout."),
+]
+Manifest = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="List of the data's files, data/NAME/manifest.jsonl ('data manifest')."
+    ),
+]
+Size = Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the images, pixels.")]
+RunId = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN_ID",
+        autocompletion=completing.run_ids,
+        help="Name of the run; 'fadepth runs' lists them.",
+    ),
+]
+TableName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        autocompletion=completing.tables,
+        help="Name of the table, such as table_ablation, or of its study.",
+    ),
+]
 
 
 class Sparse(logging.Filter):
@@ -59,14 +104,6 @@ class Sparse(logging.Filter):
             return False
         self.last = record.created
         return True
-
-
-def write_report(output: Path, content: Mapping[str, Any]) -> None:
-    """`--json` of a benchmark."""
-    from fadepth.files import write_atomic
-
-    write_atomic(output, json.dumps(content, indent=1) + "\n")
-    log.warning("written: %s", output)
 
 
 @contextmanager
@@ -203,18 +240,19 @@ def find_benchmark_config(
 
 
 def find_study(name: str, presets: list[Path] | None, override: str) -> "Study":
-    """The study that feeds a table.
+    """The study of that name, or that feeds the table of that name.
 
     Raises:
         FadepthError: there is none; those that there are are listed.
     """
     studies, left_out = load_all_studies(presets, override)
-    if name not in studies:
-        near = difflib.get_close_matches(name, [*studies, *left_out], n=1, cutoff=0.5)
+    by_name = {study.file.name: study for study in studies.values()} | studies
+    if name not in by_name:
+        near = difflib.get_close_matches(name, [*by_name, *left_out], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         known = f"no study feeds '{name}': {hint}there are {', '.join(studies)}"
         raise FadepthError(left_out.get(name, known))
-    return studies[name]
+    return by_name[name]
 
 
 def parse_size(text: str) -> tuple[int, int]:

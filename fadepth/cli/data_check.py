@@ -1,7 +1,6 @@
 """`fadepth data check`: what is there, what is missing, and what to do."""
 
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli.common import parse_size, progress_bar
+from fadepth.cli.common import Json, parse_size, progress_bar
+from fadepth.cli.terminal import console, print_json
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -44,40 +44,67 @@ _NAMED, _BROKEN = 4, 20
 
 
 def check(
-    name: Annotated[Name, typer.Argument(help="data set")],
-    root: Annotated[Path, typer.Option(help="folder that holds it")],
+    name: Annotated[
+        Name,
+        typer.Argument(
+            metavar="DATASET", help="kitti, kitti_odometry, ddad, make3d or cityscapes."
+        ),
+    ],
+    root: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds it.")],
     splits: Annotated[
         Path | None,
         typer.Option(
-            help=f"kitti: folder of the split lists, default {SPLITS}; ddad: scene list, default "
-            "ddad.json in the root"
+            metavar="PATH",
+            help=f"kitti: folder of the split lists, default: {SPLITS}; ddad: scene list, default: "
+            "ddad.json in the root.",
         ),
     ] = None,
     more_lists: Annotated[
-        list[Path] | None, typer.Option("--list", help="kitti: a further list (repeatable)")
+        list[Path] | None,
+        typer.Option("--list", metavar="FILE", help="kitti: a further list; may be repeated."),
     ] = None,
     camera: Annotated[
-        list[str] | None, typer.Option(help="ddad: default CAMERA_01 (repeatable)")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="ddad: default: CAMERA_01; may be repeated."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="cityscapes: default test")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cityscapes: default: test.")
+    ] = None,
     raw_root: Annotated[
-        Path | None, typer.Option(help="kitti_odometry: root of KITTI raw, for its images")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="kitti_odometry: KITTI raw, for its images."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="<height>x<width> of training images, for the estimates")
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH", help="Size of training images, pixels, for the estimates."
+        ),
     ] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="read every file to its end")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Read every file to its end.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="threads; default: all processors")
+        int | None,
+        typer.Option(
+            "--threads",
+            "--workers",
+            min=1,
+            metavar="N",
+            help="CPU threads; default: all processors.",
+        ),
     ] = None,
     archives: Annotated[
-        Path | None, typer.Option(help="file to write the missing archives' URLs to (wget -i)")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the missing archives' URLs here, for wget -i."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the whole report as JSON")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Tell what is there of a data set, what is missing or broken, and what to do.
+    """Say what of a data set is there, missing or broken.
 
-    Exit code 0: complete; 1: something is missing or broken; 2: a wrong option or list.
+    And what to download, with disk and time. Exit code 0: complete; 1: something is missing or
+    broken; 2: a wrong option or list.
+
+    Examples:
+        fadepth data check kitti --root /data/kitti_raw
+        fadepth data check ddad --root /data/ddad_train_val --json
     """
     from fadepth.data.check.inventory import check_data
 
@@ -118,7 +145,7 @@ def check(
             tell=lambda: tell(next(done), inventory.count),
         )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        print_json(report.as_json())
     else:
         show(report)
     if archives is not None:
@@ -148,18 +175,17 @@ def write_urls(path: Path, archives: Sequence["Archive"]) -> None:
 
 def show(report: "Report") -> None:
     """Print a report to stdout."""
-    from rich.console import Console
     from rich.text import Text
 
-    # Lines are not folded, so that URLs and paths can be copied; names may hold brackets.
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    # Lines are not folded, so that URLs and paths can be copied.
+    out = console(soft_wrap=True)
     if report.complete:
         verdict = Text("complete", "bold green")
     else:
         missing, broken = report.missing, len(report.broken)
         verdict = Text(f"NOT COMPLETE (files missing: {missing:,}, broken: {broken:,})", "bold red")
-    console.print(Text(f"{report.dataset} in {report.root}: ") + verdict)
-    console.print(
+    out.print(Text(f"{report.dataset} in {report.root}: ") + verdict)
+    out.print(
         "All files were read to their end." if report.decoded
         else "Of each file, size, start and end were looked at; --decode reads all of it."
     )  # fmt: skip
@@ -173,10 +199,10 @@ def show(report: "Report") -> None:
     }
     for title, lines in sections.items():
         if lines:
-            console.print()
-            console.print(Text(title, "bold"))
+            out.print()
+            out.print(Text(title, "bold"))
             for line in lines:
-                console.print(f"  {line}")
+                out.print(Text(f"  {line}"))
 
 
 def _totals(report: "Report") -> list[str]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fadepth.cli.commands import ASK, add_command
 from fadepth.cli.common import (
     DEFAULT_PRESET,
     RUNS,
     STUDIES,
+    Json,
     Override,
     Presets,
     load_all_studies,
@@ -22,6 +24,7 @@ from fadepth.cli.common import (
     parse_override,
     set_up_logging,
 )
+from fadepth.cli.terminal import console, print_json
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -40,25 +43,36 @@ _CORES = 8
 def plan(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TARGET", help=f"as for snakemake; default {EVERYTHING}"),
+        typer.Argument(metavar="TARGET", help=f"As for snakemake; default: {EVERYTHING}."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="wall time, such as 6h, 90m, 2d: say what fits")
+        str | None,
+        typer.Option(metavar="TIME", help="Say what fits into this time: 90m, 6h, 2d."),
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(min=1, help="trainings at once; default: usable cores, or 1 on a GPU"),
+        typer.Option(
+            min=1, metavar="N", help="Trainings at once; default: usable cores, or 1 on a GPU."
+        ),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="first time a few steps where nobody has")
+        bool,
+        typer.Option("--calibrate", help="First time a few steps of what nobody has timed."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="the whole plan as JSON")] = False,
+    as_json: Json = False,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Tell what `snakemake TARGET` would train, reuse and resume, in what time and space.
+    """Say what would run, in what time and space.
 
-    Snakemake itself is asked what would run; nothing is started. Hours come from measured steps.
+    Trainings that `snakemake TARGET` would do, reuse and go on with. Snakemake itself is asked, and
+    nothing is started. Hours come from measured steps; --budget also prints the call that trains
+    what fits.
+
+    Examples:
+        fadepth plan
+        fadepth plan reports/table_ablation.csv --override '{"seeds": [1, 2, 3]}'
+        fadepth plan --budget 6h
     """
     from fadepth.execution.plan.jobs import workflow_jobs
     from fadepth.execution.plan.plan import Planner
@@ -80,7 +94,7 @@ def plan(
     made = planner.plan(wanted, left_out if EVERYTHING in wanted else {}, slots, seconds)
     command = _command(made, preset, override, slots) if made.budget else None
     if as_json:
-        typer.echo(json.dumps({**made.as_dict(), "command": command}, indent=1))
+        print_json({**made.as_dict(), "command": command})
     else:
         _tell(made, command)
 
@@ -118,15 +132,11 @@ def _command(plan: "Plan", presets: list[Path] | None, override: str, slots: int
 
 
 def _tell(plan: "Plan", command: str | None) -> None:
-    from rich.console import Console
-
-    text = Console(soft_wrap=True, highlight=False)
+    text = console(soft_wrap=True)
     for line in _heading(plan):
         text.print(line, markup=False)
     if plan.count("to do", "resumable", "running"):
-        # A file or a pipe has no width: rows are not to be folded there.
-        width = None if sys.stdout.isatty() else 140
-        Console(width=width, highlight=False).print(_rows_table(plan))
+        console().print(_rows_table(plan))
         for line in _hours(plan):
             text.print(line, markup=False)
     for line in (*_disk(plan), *_left_out(plan), *_budget(plan, command)):
@@ -273,7 +283,7 @@ def _disk(plan: "Plan") -> Iterator[str]:
             "make room first (`fadepth gc --dry-run` lists what no study asks for)."
         )
     if disk.unknown:
-        yield f"Disk not known for {', '.join(disk.unknown)}: the data are not there yet."
+        yield f"Disk not known yet for {', '.join(disk.unknown)}."
 
 
 def _left_out(plan: "Plan") -> Iterator[str]:
@@ -323,52 +333,99 @@ def _spans(numbers: list[int]) -> str:
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="delete without asking")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list; delete nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="also checkpoints of finished trainings")
+        bool, typer.Option("--checkpoints", help="Also checkpoints of finished trainings.")
     ] = False,
+    as_json: Json = False,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Delete runs and data that no study asks for under any preset of config/ or this one.
+    """Delete runs and data that no study asks for.
 
-    Runs that somebody works on, and folders that are not ours, are never touched. A finished
-    training needs its checkpoint no more: were its code to change, it would start afresh anyway.
+    A study asks for a run under any preset of config/ or the given one. Runs that somebody works
+    on, and folders that are not ours, are never touched. A finished training needs its checkpoint
+    no more: were its code to change, it would start afresh anyway.
+
+    Examples:
+        fadepth gc --dry-run
+        fadepth gc --dry-run --json
+        fadepth gc --checkpoints
     """
-    from rich.console import Console
-
     from fadepth.execution.gc import asked_for, delete, find_free, no_workflow
-    from fadepth.files import readable_bytes
 
     presets: list[tuple[dict[str, Any], str, dict[str, Any]]]
     presets = [(*load_preset([path]), {}) for path in sorted(DEFAULT_PRESET.parent.glob("*.yaml"))]
     presets.append((*load_preset(preset, override), parse_override(override)))
     found = find_free(asked_for(STUDIES, presets), RUNS, DATA, checkpoints)
-    text = Console(soft_wrap=True, highlight=False)
+    if not as_json:
+        _list(found)
+    freed, stayed = 0, list[Path]()
+    if found.free and not dry_run and _may_delete(found, yes, as_json):
+        with no_workflow(Path(".snakemake")):
+            freed, stayed = delete(found.free)
+    if as_json:
+        print_json(_found_json(found, freed, stayed))
+    else:
+        _tell_freed(found, dry_run, freed, stayed)
+
+
+def _list(found: "Found") -> None:
+    text = console(soft_wrap=True)
     for line in _kept(found):
         text.print(line, markup=False)
-    if not found.free:
-        text.print("Nothing is free: studies ask for all that is there, or it is kept.")
-        return
-    Console(width=None if sys.stdout.isatty() else 140).print(_free_table(found))
+    if found.free:
+        console().print(_free_table(found))
+
+
+def _may_delete(found: "Found", yes: bool, as_json: bool) -> bool:
+    from fadepth.files import readable_bytes
+
     size = readable_bytes(found.size)
-    if dry_run:
-        text.print(f"Without --dry-run this would free {size}; nothing was deleted.")
-        return
-    if not yes and not sys.stdin.isatty():
+    if yes:
+        return True
+    if as_json or not sys.stdin.isatty():
         raise FadepthError(
             f"gc would delete {size} and there is no terminal to ask at: call it with --yes, or "
             "with --dry-run to list only"
         )
-    if not yes and not typer.confirm(f"Delete these {len(found.free)} things, {size}?"):
-        text.print("Nothing was deleted.")
-        return
-    with no_workflow(Path(".snakemake")):
-        freed, stayed = delete(found.free)
-    text.print(f"Freed {readable_bytes(freed)}.")
+    return typer.confirm(f"Delete these {len(found.free)} things, {size}?")
+
+
+def _tell_freed(found: "Found", dry_run: bool, freed: int, stayed: list[Path]) -> None:
+    from fadepth.files import readable_bytes
+
+    if not found.free:
+        typer.echo("Nothing is free: studies ask for all that is there, or it is kept.")
+    elif dry_run:
+        size = readable_bytes(found.size)
+        typer.echo(f"Without --dry-run this would free {size}; nothing was deleted.")
+    elif not freed and not stayed:
+        typer.echo("Nothing was deleted.")
+    else:
+        typer.echo(f"Freed {readable_bytes(freed)}.")
     for path in stayed:
-        text.print(f"{path} stays: a process has begun to write there.", markup=False)
+        typer.echo(f"{path} stays: a process has begun to write there.")
+
+
+def _found_json(found: "Found", freed: int, stayed: list[Path]) -> dict[str, Any]:
+    return {
+        "free": [
+            {
+                "kind": item.kind,
+                "paths": [str(path) for path in item.paths],
+                "bytes": item.size,
+                "written": item.written,
+                "what": item.what,
+            }
+            for item in found.free
+        ],
+        "kept": [{"path": str(path), "reason": reason} for path, reason in found.kept],
+        "bytes": found.size,
+        "freed_bytes": freed,
+        "stayed": [str(path) for path in stayed],
+    }
 
 
 def _free_table(found: "Found") -> "Table":
@@ -404,5 +461,6 @@ def _kept(found: "Found") -> Iterator[str]:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the `fadepth` command."""
-    for command in (plan, gc):
-        app.command()(command)
+    add_command(app, plan, ASK)
+    kept = "what was deleted by then is gone, nothing is left half; the same command goes on"
+    add_command(app, gc, ASK, kept=kept)

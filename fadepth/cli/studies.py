@@ -1,7 +1,6 @@
 """Commands about studies as they are written, before anything is run."""
 
 import difflib
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fadepth.cli.common import STUDIES, Override, Presets, load_preset, parse_override
+from fadepth.cli import completing
+from fadepth.cli.commands import ASK, add_command
+from fadepth.cli.common import STUDIES, Json, Override, Presets, load_preset, parse_override
+from fadepth.cli.terminal import console, print_json
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -23,16 +25,25 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 def lint(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(help="a study or its table by name, or a file; default: all of ablations/"),
+        typer.Argument(
+            metavar="STUDY",
+            autocompletion=completing.studies,
+            help="A study or its table by name, or a file; default: all of ablations/.",
+        ),
     ] = None,
     preset: Presets = None,
     override: Override = "{}",
-    strict: Annotated[bool, typer.Option("--strict", help="warnings count as errors")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Tell what is wrong or doubtful about studies, before anything is trained.
+    """Find mistakes in studies before anything is trained.
 
-    Needs no data. Exit code 1 where there is an error.
+    Unequal budgets, one seed, rows without effect, and the like. Needs no data. Exit code 0: no
+    error; 1: an error (with --strict also a warning); 2: a study or setting cannot be read.
+
+    Examples:
+        fadepth lint
+        fadepth lint components ablations/mine.yaml --strict
     """
     from fadepth.lint import lint_studies
 
@@ -40,7 +51,7 @@ def lint(
     settings, origin = load_preset(preset, override)
     found = lint_studies(paths, settings, origin, overrides=parse_override(override))
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+        print_json([asdict(finding) for finding in found])
     else:
         _print(found, len(paths))
     counted = ("error", "warning") if strict else ("error",)
@@ -85,22 +96,21 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _print(found: Sequence["Finding"], studies: int) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    out = console()
     for file in dict.fromkeys(finding.file for finding in found):
-        console.print(Text(file, "bold"), soft_wrap=True)
+        out.print(Text(file, "bold"), soft_wrap=True)
         for finding in found:
             if finding.file == file:
                 row = f"{finding.row}: " if finding.row else ""
                 line = f"  {finding.level:<7}  {row}{finding.sentence}"
                 if sys.stdout.isatty():
-                    line = textwrap.fill(line, console.width, subsequent_indent=" " * 11)
+                    line = textwrap.fill(line, out.width, subsequent_indent=" " * 11)
                 text = Text(line)
                 text.stylize(_STYLES[finding.level], 2, 2 + len(finding.level))
-                console.print(text, soft_wrap=True)
-    console.print(Text(_summary([finding.level for finding in found], studies)))
+                out.print(text, soft_wrap=True)
+    out.print(Text(_summary([finding.level for finding in found], studies)))
 
 
 def _summary(levels: Sequence[str], studies: int) -> str:
@@ -112,4 +122,4 @@ def _summary(levels: Sequence[str], studies: int) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the `fadepth` command."""
-    app.command()(lint)
+    add_command(app, lint, ASK)

@@ -1,18 +1,19 @@
 """Commands that tell what is there, what runs now and what would run, and change nothing."""
 
 import difflib
-import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fadepth.cli import completing
+from fadepth.cli.commands import ASK, add_command
 from fadepth.cli.common import (
     DEFAULT_PRESET,
     RUNS,
     STUDIES,
+    Json,
     Override,
     Presets,
     load_all_studies,
@@ -20,46 +21,90 @@ from fadepth.cli.common import (
     load_studies,
     parse_override,
 )
+from fadepth.cli.terminal import console, print_json
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from fadepth.execution.status import Snapshot
     from fadepth.study import Study
 
-Json = Annotated[bool, typer.Option("--json", help="for machines")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TABLE",
+        autocompletion=completing.studies,
+        help="Tables or their studies, such as table_etm; default: all.",
+    ),
+]
 
 
-def runs(preset: Presets = None, override: Override = "{}") -> None:
-    """List the runs of every study, and how far each is."""
+def runs(
+    tables: Tables = None,
+    as_json: Json = False,
+    preset: Presets = None,
+    override: Override = "{}",
+) -> None:
+    """List the runs of every study, and how far each is.
+
+    A run is named after what its result depends on: other settings, another name. With --json each
+    run stands once, with the tables that show it.
+
+    Examples:
+        fadepth runs
+        fadepth runs etm --preset config/smoke.yaml
+        fadepth runs --json | jq -r '.[] | select(.state == "done").run'
+    """
     from rich.table import Table
     from rich.text import Text
 
     from fadepth.execution.status import Board
 
-    for study in Board(load_studies(preset, override).values(), RUNS).read().studies:
+    studies = _chosen(tables or (), *load_all_studies(preset, override))
+    found = Board(studies, RUNS).read()
+    if as_json:
+        print_json(_runs_json(found))
+        return
+    for study in found.studies:
         view = Table(title=Text(study.title))
         for column in ("row", "run", "state"):
             view.add_column(column, overflow="fold")
         for row in study.rows:
             for run, state in row.runs:
                 view.add_row(Text(row.label), run.id, Text(state.words()))
-        _console().print(view)
+        console().print(view)
+
+
+def _runs_json(found: "Snapshot") -> list[dict[str, Any]]:
+    """Each run once, in the order of the tables."""
+    runs: dict[str, dict[str, Any]] = {}
+    for study in found.as_json()["studies"]:
+        for row in study["rows"]:
+            for run in row["runs"]:
+                known = runs.setdefault(run["run"], {**run, "rows": []})
+                known["rows"].append({"table": study["table"], "row": row["row"]})
+    return list(runs.values())
 
 
 def status(
-    tables: Annotated[
-        list[str] | None, typer.Argument(help="tables, such as table_etm; default: all")
-    ] = None,
+    tables: Tables = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="go on until all is done, or until Ctrl-C")
+        bool, typer.Option("--watch", help="Go on until all is done, or until Ctrl-C.")
     ] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 2.0,
+    interval: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two looks.")
+    ] = 2.0,
     as_json: Json = False,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Tell how far the trainings of each table are, row by row."""
+    """Show how far the trainings of each table are.
+
+    Reads the files of runs/ and changes nothing, so it may run beside anything else.
+
+    Examples:
+        fadepth status
+        fadepth status table_etm --watch
+    """
     from fadepth.execution.status import Board, board_view
     from fadepth.execution.status import watch as watch_board
 
@@ -67,27 +112,29 @@ def status(
         raise FadepthError("--watch and --json do not go together: leave out one of them")
     board = Board(_chosen(tables or (), *load_all_studies(preset, override)), RUNS)
     if as_json:
-        _print_json(board.read().as_json())
+        print_json(board.read().as_json())
     elif watch:
-        try:
-            watch_board(board, _console(), interval)
-        except KeyboardInterrupt:
-            return
+        watch_board(board, console(), interval)
     else:
-        _console().print(board_view(board.read()))
+        console().print(board_view(board.read()))
 
 
 def why_rerun(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="files that Snakemake is to make")
+        list[str] | None,
+        typer.Argument(metavar="TARGET", help="As for snakemake; default: reports/all."),
     ] = None,
     as_json: Json = False,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Tell why each training that Snakemake would do now is to be done.
+    """Say why Snakemake would train something again.
 
-    Default target: reports/all.
+    In words of the study, such as "+ APX, seed 2: loss.apx.weight 0.1 -> 0.2".
+
+    Examples:
+        fadepth why-rerun
+        fadepth why-rerun reports/table_ablation.csv --json
     """
     from fadepth.execution.reruns import explain_reruns, planned_files
 
@@ -95,28 +142,44 @@ def why_rerun(
     studies = load_studies(preset, override).values()
     found = explain_reruns(studies, RUNS, Path("data"), planned)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
         return
     for line in found.lines():
-        _console().print(line, markup=False, highlight=False, soft_wrap=True)
+        console(soft_wrap=True).print(line, markup=False)
 
 
 def diff(
     one: Annotated[
         str,
         typer.Argument(
-            metavar="A", help="a study or its file, and a preset: etm, table_etm@config/kitti.yaml"
+            metavar="A",
+            autocompletion=completing.studies,
+            help="A study or its file, and a preset if it is not --preset: etm, "
+            "table_etm@config/kitti.yaml.",
         ),
     ],
-    other: Annotated[str, typer.Argument(metavar="B", help="the other one")],
+    other: Annotated[
+        str,
+        typer.Argument(metavar="B", autocompletion=completing.studies, help="The other one."),
+    ],
     output: Annotated[
-        Path | None, typer.Option(help="a .csv file; .md, .tex and .html lie beside it")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write this .csv; .md, .tex and .html lie beside it."
+        ),
     ] = None,
     as_json: Json = False,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Compare two studies: settings, rows, and results of rows that are in both."""
+    """Compare two studies: settings, rows and results.
+
+    Results are those of rows that are in both.
+
+    Examples:
+        fadepth diff components apx
+        fadepth diff table_etm@config/smoke.yaml table_etm@config/quick.yaml
+    """
     # Before the heavy imports: a wrong name is told at once.
     a, b = (_named_study(text, preset, override) for text in (one, other))
 
@@ -125,9 +188,9 @@ def diff(
 
     found = compare_studies(Side(*a), Side(*b), RUNS)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
-        _console().print(diff_view(found))
+        console().print(diff_view(found))
     if output:
         write_table(diff_table(found), output)
 
@@ -200,18 +263,9 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return f"no study is called '{name}': {hint}there are {', '.join(names)}"
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A file or a pipe has no width: names are not to be folded there.
-    return Console(width=None if sys.stdout.isatty() else 200)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False))
-
-
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the `fadepth` command."""
-    for command in (runs, status, why_rerun, diff):
-        app.command()(command)
+    add_command(app, runs, ASK)
+    add_command(app, status, ASK, kept="what is being trained goes on")
+    add_command(app, why_rerun, ASK)
+    add_command(app, diff, ASK)

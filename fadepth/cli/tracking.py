@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fadepth.cli.common import RUNS, STORE, Override, Presets, load_studies, set_up_logging
+from fadepth.cli.commands import ASK, WORKFLOW, add_command
+from fadepth.cli.common import RUNS, STORE, Log, Override, Presets, load_studies, set_up_logging
 from fadepth.errors import FadepthError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ Store = Annotated[
     str,
     typer.Option(
         envvar="MLFLOW_TRACKING_URI",
-        help="MLflow tracking store: sqlite:///FILE, http://HOST:PORT, postgresql://...",
+        metavar="URI",
+        help="MLflow's store: sqlite:///FILE, http://HOST:PORT or postgresql://...",
     ),
 ]
 
@@ -27,13 +29,26 @@ def track(
     store: Store = STORE,
     preset: Presets = None,
     override: Override = "{}",
-    everything: Annotated[bool, typer.Option("--all", help="every folder of runs/")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also runs that no study of the preset knows.")
+    ] = False,
     links: Annotated[
-        Path | None, typer.Option(help="file for the runs' addresses; with it nothing here fails")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the runs' addresses as JSON; then a store that fails is told and no more.",
+        ),
     ] = None,
-    log_file: Annotated[Path | None, typer.Option("--log")] = None,
+    log_file: Log = None,
 ) -> None:
-    """Mirror runs/ into MLflow; any number of times, the result is the same."""
+    """Mirror runs/ into MLflow.
+
+    As often as you like, the result is the same; a store that was deleted is filled anew.
+
+    Examples:
+        fadepth track --all
+        fadepth track --store http://HOST:5000
+    """
     from fadepth.execution.track import track_and_link, track_runs
 
     set_up_logging("track", log_file)
@@ -56,14 +71,21 @@ def _known(preset: Presets, override: Override) -> dict[str, "Study"]:
 def ui(
     store: Store = STORE,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="port on the loopback address")
+        int,
+        typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine, 1 to 65535."),
     ] = 5000,
     preset: Presets = None,
     override: Override = "{}",
 ) -> None:
-    """Bring MLflow up to date, then serve its pages on this machine.
+    """Show all runs side by side in the browser (MLflow).
 
-    A store that is a server shows its own pages: their addresses are printed.
+    First mirrors runs/ into the store, then serves MLflow's pages to this machine alone and prints
+    an address for each study; Ctrl-C ends it, with exit code 0. A store that is a server has pages
+    of its own: their addresses are printed.
+
+    Examples:
+        fadepth ui
+        fadepth ui --port 5001
     """
     from fadepth.tracking import is_server
     from fadepth.ui import print_links, serve
@@ -79,7 +101,11 @@ def ui(
         serve(store, port)
 
 
+#: What Ctrl-C leaves: MLflow's store takes each run as a whole, and is filled up the next time.
+_KEPT = "MLflow has the runs that were mirrored by then; the same command does the rest"
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the `fadepth` command."""
-    for command in (track, ui):
-        app.command()(command)
+    add_command(app, ui, ASK, kept=_KEPT)
+    add_command(app, track, WORKFLOW, kept=_KEPT)

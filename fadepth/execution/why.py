@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,38 @@ _FACTS = {
 }
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A number of a table, and what is behind it.
+
+    Attributes:
+        table, row, metric: where it stands; the metric by its key in the CSV.
+        content: value, std and the value of each run, or the source of a published value.
+        runs: run id -> what is known of it, as in the run's `manifest.json`.
+        stamp: scale, data and protocol of the table.
+    """
+
+    table: str
+    row: str
+    metric: str
+    content: Mapping[str, Any]
+    runs: Mapping[str, Mapping[str, Any]]
+    stamp: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts: the cell with the runs that it is made of."""
+        runs = {key: self.runs.get(key, {}) for key in self.content.get("runs", {})}
+        where = {"table": self.table, "row": self.row, "metric": self.metric}
+        return {**where, "cell": self.content, "runs": runs, "stamp": self.stamp}
+
+
 def explain(folder: Path, table: str, row: str, metric: str) -> str:
-    """Say in words where the number in a cell comes from.
+    """Say in words where the number in a cell comes from; arguments and errors as `find_cell`."""
+    return "\n".join(_lines(find_cell(folder, table, row, metric)))
+
+
+def find_cell(folder: Path, table: str, row: str, metric: str) -> Cell:
+    """A cell of a table with all that is known of its number.
 
     Args:
         folder: holds `<table>.provenance.json`.
@@ -40,7 +71,7 @@ def explain(folder: Path, table: str, row: str, metric: str) -> str:
     path = folder / f"{table}.provenance.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        cells, runs = content["cells"], content["runs"]
+        cells, runs, stamp = content["cells"], content["runs"], content["stamp"]
     except FileNotFoundError:
         made = sorted(p.name.partition(".")[0] for p in folder.glob("*.provenance.json"))
         raise FadepthError(
@@ -53,7 +84,7 @@ def explain(folder: Path, table: str, row: str, metric: str) -> str:
     # The printed header will do as well as the CSV's.
     metric = content.get("headers", {}).get(metric) or _header(metric, content.get("headers", {}))
     key = _match(metric, cells[label], f"row '{label}' of {table} has no column")
-    return "\n".join(_lines(content, table, label, key, cells[label][key], runs))
+    return Cell(table, label, key, cells[label][key], runs, stamp)
 
 
 def _match(given: str, known: Mapping[str, Any], problem: str) -> str:
@@ -78,21 +109,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "", name.lower())
 
 
-def _lines(
-    content: Mapping[str, Any],
-    table: str,
-    label: str,
-    key: str,
-    cell: Mapping[str, Any],
-    runs: Mapping[str, Mapping[str, Any]],
-) -> Iterator[str]:
+def _lines(found: Cell) -> Iterator[str]:
+    cell, runs, stamp = found.content, found.runs, found.stamp
     spread = f" ± {cell['std']!r}" if cell.get("std") is not None else ""
     value = cell["value"] if isinstance(cell["value"], str) else repr(cell["value"])
-    yield f"{table}, row '{label}', {key}: {value}{spread}"
+    yield f"{found.table}, row '{found.row}', {found.metric}: {value}{spread}"
     if "source" in cell:
         yield f"  reported by its authors, not run here: {cell['source']}"
         return
-    stamp = content["stamp"]
     told = [run.get("protocols", {}).get(cell["from"]) for run in runs.values()]
     protocol = next(filter(None, told), stamp["protocol"])
     yield (
