@@ -4,7 +4,7 @@ PYTHON ?= python3
 CORES ?= 8
 # One more than cores: some tests wait for queues and servers.
 TEST_WORKERS ?= 3
-RUFF_PATHS := fadepth tests profiles
+RUFF_PATHS := fadepth tests profiles docs/*.py
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -30,7 +30,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help ablation report pdf bench latex services test lint format ui lock clean distclean FORCE
+.PHONY: help ablation report pdf bench docs pictures latex services test lint format ui lock clean distclean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,7 @@ ablation: $(STAMP) ## run the ablation study; its table is reports/table_ablatio
 	@echo "Table:     reports/table_ablation.csv"
 	@echo "Trainings: runs/ (one folder each)"
 	@echo "Compare them in the browser: make ui"
+	@echo "Depth of a photo, by the best of them: .venv/bin/fadepth predict PHOTO"
 
 report: $(STAMP) ## all tables, figures and the report page: reports/index.html
 	snakemake --cores $(CORES) reports/all
@@ -67,6 +68,17 @@ bench: $(STAMP) ## speeds of networks, trainings, evaluation, start-up: a quarte
 	fadepth bench loader --json $(BENCH)/loader.json
 	fadepth bench start-up --json $(BENCH)/start_up.json
 	fadepth bench summary $(BENCH) --markdown $(BENCH)/summary.md
+
+docs: $(STAMP) ## build docs/ as a site, links checked: site/index.html
+	python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo
+	@echo "Site: site/index.html (open it in a browser; with the search box: mkdocs serve)"
+
+# Of the runs that `make ablation` has left here. The second needs Chromium.
+pictures: $(STAMP) ## draw the README's pictures and MLflow's pages anew, from runs/
+	python docs/pictures.py
+	python docs/screenshots.py
 
 # Tables are read back from a PDF in the tests. Only root on Debian gets LaTeX from here; elsewhere
 # those tests are skipped, and say so.
@@ -136,7 +148,7 @@ lock: ## write requirements.lock anew from pyproject.toml (a few minutes)
 
 clean: ## remove caches and reports/; finished trainings stay
 	find reports -mindepth 1 ! -name README.md -delete 2>/dev/null || true
-	rm -rf .pytest_cache .ruff_cache .mypy_cache build fadepth.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build site fadepth.egg-info
 	find fadepth tests workflow -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # .snakemake goes with the runs: without its records Snakemake would repeat finished trainings.
@@ -148,7 +160,7 @@ distclean: ## remove everything generated: also runs/, data/, MLflow and .venv (
 	  exit 1; \
 	fi
 	$(MAKE) clean
-	rm -rf runs data logs benchmarks mlflow.db mlflow.db.lock mlruns mlartifacts .snakemake .venv .venv-lock
+	rm -rf runs data logs benchmarks predictions mlflow.db mlflow.db.lock mlruns mlartifacts .snakemake .venv .venv-lock
 
 # Written last, so that an interrupted set-up is done again. It holds the folder's name, since a
 # venv does not survive being moved: in a moved or copied checkout it is made anew.
