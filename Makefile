@@ -30,7 +30,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help ablation report pdf bench docs pictures latex services test lint format ui lock clean distclean FORCE
+.PHONY: help ablation report pdf bench docs pictures screenshots latex services test lint format ui lock clean distclean FORCE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -75,10 +75,13 @@ docs: $(STAMP) ## build docs/ as a site, links checked: site/index.html
 	@echo
 	@echo "Site: site/index.html (open it in a browser; with the search box: mkdocs serve)"
 
-# Of the runs that `make ablation` has left here. The second needs Chromium.
-pictures: $(STAMP) ## draw the README's pictures and MLflow's pages anew, from runs/
-	python docs/pictures.py
-	python docs/screenshots.py
+# Both of the runs that `make ablation` has left; for three seeds OVERRIDE='{"seeds": [1, 2, 3]}'.
+OVERRIDE ?= {}
+pictures: $(STAMP) ## draw the README's two pictures anew, from runs/
+	python docs/pictures.py --override '$(OVERRIDE)'
+
+screenshots: $(STAMP) ## take docs/mlflow.md's pictures anew, from runs/, in headless Chromium
+	python docs/screenshots.py --override '$(OVERRIDE)'
 
 # Tables are read back from a PDF in the tests. Only root on Debian gets LaTeX from here; elsewhere
 # those tests are skipped, and say so.
