@@ -26,12 +26,13 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from fadepth.errors import FadepthError
+from fadepth.own_code import SPEC
 
 Named = TypeVar("Named")
 
 Scale = Literal["smoke", "quick", "full"]
 Split = Literal["train", "val", "test"]
-Source = Literal["kitti", "ddad", "synthetic", "make3d", "cityscapes"]
+Source = Literal["kitti", "ddad", "video", "synthetic", "make3d", "cityscapes"]
 
 #: Marks a field that says where or how fast, not what: it never enters a run's identity.
 NO_IDENTITY: JsonDict = {"identity": False}
@@ -71,11 +72,13 @@ class SyntheticSettings(Settings):
 class JitterSettings(Settings):
     """Photometric augmentation, one draw per sample (monodepth2 `datasets/mono_dataset.py`)."""
 
-    probability: float = Field(0.5, ge=0, le=1)
-    brightness: float = Field(0.2, ge=0, lt=1, description="factor drawn from [1 - b, 1 + b]")
-    contrast: float = Field(0.2, ge=0, lt=1)
-    saturation: float = Field(0.2, ge=0, lt=1)
-    hue: float = Field(0.1, ge=0, le=0.5, description="shift in turns of the colour circle")
+    probability: float = Field(0.5, ge=0, le=1, description="share of samples that are relit")
+    brightness: float = Field(0.2, ge=0, lt=1, description="b: factor drawn from [1 - b, 1 + b]")
+    contrast: float = Field(0.2, ge=0, lt=1, description="the same for contrast")
+    saturation: float = Field(0.2, ge=0, lt=1, description="the same for saturation")
+    hue: float = Field(
+        0.1, ge=0, le=0.5, description="h: shift drawn from [-h, h], turns of the colour circle"
+    )
 
 
 def names_checked(named: dict[str, Named]) -> dict[str, Named]:
@@ -122,10 +125,10 @@ class DataSettings(Settings):
     """Which frames, where they lie, and the size at which the networks see them."""
 
     name: str = Field("kitti", description="label of the data set in tables and run folders")
-    source: Literal["kitti", "ddad", "synthetic"] = Field(
+    source: Literal["kitti", "ddad", "video", "synthetic"] = Field(
         "kitti",
-        description="kitti: files in the KITTI raw layout; ddad: in DDAD's; synthetic: rendered "
-        "on demand",
+        description="kitti: files in the KITTI raw layout; ddad: in DDAD's; video: frames made by "
+        "`fadepth data prepare video`; synthetic: rendered on demand",
     )
     root: str = Field(
         "${KITTI_ROOT:-data/kitti_raw}",
@@ -138,15 +141,19 @@ class DataSettings(Settings):
         "their content is part of the identity",
         json_schema_extra=NO_IDENTITY,
     )
-    height: int = Field(192, ge=32)
-    width: int = Field(640, ge=32)
+    height: int = Field(192, ge=32, description="of the images that networks see, pixels")
+    width: int = Field(640, ge=32, description="of the images that networks see, pixels")
     high_resolution: tuple[int, int] = Field(
         (320, 1024),
-        description="height and width of studies with `resolution: high`",
+        description="height and width of studies with `resolution: high`, pixels",
         json_schema_extra=NO_IDENTITY,
     )
-    source_frames: tuple[int, ...] = Field((-1, 1), description="neighbours that are warped")
-    flip_probability: float = Field(0.5, ge=0, le=1)
+    source_frames: tuple[int, ...] = Field(
+        (-1, 1), description="neighbours that are warped, frames from the target"
+    )
+    flip_probability: float = Field(
+        0.5, ge=0, le=1, description="share of samples that are mirrored"
+    )
     jitter: JitterSettings = JitterSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     ddad: DdadSettings = DdadSettings()
@@ -179,7 +186,11 @@ class DataSettings(Settings):
 class EtmSettings(Settings):
     """Equivalent transformation module (`fadepth.models.etm`) [paper: idea; derived: branches]."""
 
-    branches: Literal["off", "rep", "ac", "seq", "dbb", "ctx", "all"] = "off"
+    branches: Literal["off", "rep", "ac", "seq", "dbb", "ctx", "all"] = Field(
+        "off",
+        description="set of linear branches beside each convolution while training; docs/method.md "
+        "lists them",
+    )
     space: Literal["activation", "kernel"] = Field(
         "activation", description="where branches are summed; kernel space is the cheap one"
     )
@@ -191,12 +202,54 @@ class EtmSettings(Settings):
         return "off" if value is False else value
 
 
-class StudentSettings(Settings):
-    """SmallDepth (`fadepth.models.smalldepth`)."""
+#: What an own network can be given: YAML's plain values, and lists of them.
+Plain = bool | int | float | str | None
 
-    sparsity: Literal["dense", "group32", "group16", "depthwise", "pconv"] = "group32"
+
+class StudentSettings(Settings):
+    """SmallDepth (`fadepth.models.smalldepth`), or with `network` one's own depth network."""
+
+    sparsity: Literal["dense", "group32", "group16", "depthwise", "pconv"] = Field(
+        "group32",
+        description="zero pattern of the late 3x3 kernels: none, groups of 32 or 16 channels, one "
+        "channel each, or a quarter of the channels only [derived]",
+    )
     width: float = Field(1.0, gt=0, le=4, description="factor on all channel counts")
     etm: EtmSettings = EtmSettings()
+    network: str | None = Field(
+        None,
+        description="one's own network in place of SmallDepth, module:factory "
+        "(docs/how-to/your-own-network.md); the settings above do not count then",
+    )
+    arguments: dict[str, Plain | list[Plain]] = Field(
+        default={}, description="keyword arguments of that factory"
+    )
+
+    @field_validator("network")
+    @classmethod
+    def _network_is_an_import_path(cls, value: str | None) -> str | None:
+        if value is not None and not SPEC.fullmatch(value):
+            raise ValueError(
+                "must be module:factory, such as mynet:build for 'def build() -> nn.Module' in "
+                "mynet.py beside the Snakefile"
+            )
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _arguments_are_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not name.isidentifier():
+                raise ValueError(f"'{name}' can be no argument of a Python function")
+        return value
+
+    @model_validator(mode="after")
+    def _arguments_have_a_network(self) -> "StudentSettings":
+        if self.arguments and self.network is None:
+            raise ValueError(
+                "arguments are for one's own network: set student.network to module:factory, too"
+            )
+        return self
 
 
 class TeacherSettings(Settings):
@@ -214,7 +267,7 @@ class TeacherSettings(Settings):
     encoder_weights: str | None = Field(
         None, description="file of torchvision's efficientnet_v2_s weights; none: random start"
     )
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="the one teacher is trained with it for all students")
     epochs: int | None = Field(None, ge=1, description="none: as training.epochs")
     learning_rate: float | None = Field(None, gt=0, description="none: as training.learning_rate")
 
@@ -222,7 +275,7 @@ class TeacherSettings(Settings):
 class PoseSettings(Settings):
     """Pose network (`fadepth.models.posenet`)."""
 
-    width: float = Field(1.0, gt=0, le=4)
+    width: float = Field(1.0, gt=0, le=4, description="factor on all channel counts")
     downscale: int = Field(1, ge=1, le=4, description="the network sees images this much smaller")
     mirror: bool = Field(
         False,
@@ -233,18 +286,22 @@ class PoseSettings(Settings):
 class PyramidSettings(Settings):
     """Pyramid loss (`fadepth.losses.pyramid`) [paper: idea; derived: all values]."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="whether this loss is added; a study turns it on")
     kind: Literal["inputs", "outputs", "features"] = Field(
         "inputs",
         description="what the levels are: small images; the decoder's output scales, each judged "
         "alone; small images whose encoder features agree with the full one's",
     )
-    weight: float = Field(0.5, ge=0, description="lambda_pyr")
+    weight: float = Field(0.5, ge=0, description="lambda_pyr, factor on the whole term")
     levels: int = Field(3, ge=1, le=4, description="number of pyramid levels, level 0 included")
-    flip: bool = True
-    jitter: bool = True
+    flip: bool = Field(True, description="mirror each level's batch with probability 1/2")
+    jitter: bool = Field(
+        True, description="relight each image of a level by data.jitter's strengths, and gamma"
+    )
     photometric: bool = Field(True, description="photometric term on the altered views")
-    consistency_weight: float = Field(0.1, ge=0, description="w_c")
+    consistency_weight: float = Field(
+        0.1, ge=0, description="w_c, of the agreement with the reference"
+    )
     warmup_epochs: float = Field(2.0, ge=0, description="epochs over which w_c grows from 0")
     reference: Literal["clean", "post_processed"] = Field(
         "clean",
@@ -264,12 +321,18 @@ class PyramidSettings(Settings):
 class ApxSettings(Settings):
     """Function approximation loss (`fadepth.losses.apx`) [paper: idea; derived: all values]."""
 
-    enabled: bool = False
-    weight: float = Field(1.0, ge=0, description="lambda_apx")
-    value_weight: float = Field(1.0, ge=0, description="a0")
-    slope_weight: float = Field(1.0, ge=0, description="a1")
-    curvature_weight: float = Field(0.0, ge=0, description="a2")
-    align: Literal["none", "median"] = "median"
+    enabled: bool = Field(False, description="whether this loss is added; a study turns it on")
+    weight: float = Field(1.0, ge=0, description="lambda_apx, factor on the whole term")
+    value_weight: float = Field(1.0, ge=0, description="a0, of log inverse depths")
+    slope_weight: float = Field(
+        1.0, ge=0, description="a1, of their differences over 1 to 8 pixels"
+    )
+    curvature_weight: float = Field(0.0, ge=0, description="a2, of their Laplacian")
+    align: Literal["none", "median"] = Field(
+        "median",
+        description="median: a shift of each image's log inverse depth is free, since monocular "
+        "scale is open; none: teacher and student share one scale",
+    )
     mask: bool = Field(True, description="weigh pixels by the teacher's reliability")
     alone_epochs: float = Field(0.0, ge=0, description="first epochs without the other losses")
 
@@ -294,9 +357,17 @@ class LossSettings(Settings):
         description="md2: monodepth2's (arXiv 1806.01260), smallest error over the sources; cbw: "
         "each pair both ways, weighted by the agreement of depths and flows [derived]",
     )
-    ssim_weight: float = Field(0.85, ge=0, le=1)
-    smoothness_weight: float = Field(1e-3, ge=0)
-    automask: bool = True
+    ssim_weight: float = Field(
+        0.85, ge=0, le=1, description="share of SSIM in the photometric error, the rest is L1"
+    )
+    smoothness_weight: float = Field(
+        1e-3,
+        ge=0,
+        description="of disparity's edges where the image has none; smaller scales weigh less",
+    )
+    automask: bool = Field(
+        True, description="leave out pixels that the unwarped neighbour explains better"
+    )
     warp_at: Literal["full", "scale"] = Field(
         "full",
         description="size at which coarse scales are compared: full (monodepth2), or their own, "
@@ -319,17 +390,17 @@ class LossSettings(Settings):
 class TrainingSettings(Settings):
     """Optimisation; the defaults are monodepth2's, since no source gives FA-Depth's."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, description="passes over the frames, or steps_per_epoch each")
     steps_per_epoch: int | None = Field(None, ge=1, description="none: one pass over the frames")
-    batch_size: int = Field(12, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(12, ge=1, description="target frames in a step")
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW's, at the schedule's height")
     schedule: Literal["step", "cosine"] = Field(
         "step", description="step: x0.1 after 3/4 of the epochs; cosine: warm-up, then to 1 %"
     )
     beta2: float = Field(
         0.999, gt=0, lt=1, description="Adam's memory of squared gradients, 1 / (1 - beta2) steps"
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, apart from the gradient")
     clip_gradient: float | None = Field(None, gt=0, description="largest gradient norm")
     amp: Literal["off", "bf16", "fp16"] = Field(
         "off",
@@ -344,7 +415,9 @@ class TrainingSettings(Settings):
     workers: int = Field(
         0, ge=0, description="data loading processes", json_schema_extra=NO_IDENTITY
     )
-    log_every: int = Field(20, ge=1, description="steps", json_schema_extra=NO_IDENTITY)
+    log_every: int = Field(
+        20, ge=1, description="steps between lines of the log", json_schema_extra=NO_IDENTITY
+    )
     checkpoint_every: int = Field(
         200,
         ge=1,
@@ -366,21 +439,21 @@ class EvaluationSettings(Settings):
         "kitti_eigen_raw",
         description="name of a file of fadepth/protocols/, or the path of one's own, NAME.yaml",
     )
-    split: Split = "test"
+    split: Split = Field("test", description="list of frames that are compared")
     panels: int = Field(4, ge=0, description="frames drawn as input | disparity | error images")
 
 
 class BenchmarkSettings(Settings):
     """Frames of another list or data set, and the protocol to evaluate runs on them with."""
 
-    source: Source
+    source: Source = Field(description="layout of the data")
     root: str = Field(description="folder of the data; ${NAME:-default} reads the environment")
     frames: str | None = Field(
         None,
         description="kitti: a split list; ddad: its scene list (ddad.json), of which the "
         "validation scenes count; make3d, cityscapes: a list of names; none: all that is there",
     )
-    protocol: str
+    protocol: str = Field(description="name or path of a protocol, as in `evaluation`")
     title: str | None = Field(
         None, description="what tables call it; none: the name. It tells where data stand in"
     )

@@ -469,7 +469,7 @@ def optional_package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise FadepthError(
-            f"{name} cannot be imported ({_one_line(error)}): pip install 'fadepth[export]'"
+            f"{name} cannot be imported ({_one_line(error)}): pip install -e '.[export]'"
         ) from None
 
 

@@ -35,6 +35,15 @@ def _syntax(source: str) -> str:
     return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
 
 
+def syntax_fingerprint(source: str) -> str:
+    """Digest of a source text's syntax tree, without comments and docstrings.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    return digest(_syntax(source))
+
+
 def _module_syntax(module: str) -> str:
     return _syntax((PACKAGE / module).read_text(encoding="utf-8"))
 

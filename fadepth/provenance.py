@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fadepth.files import write_atomic
-from fadepth.fingerprint import module_fingerprints
 from fadepth.run import Run
 
 
@@ -64,7 +63,7 @@ class RunManifest:
             "data_hash": data_hash,
             "config_hash": run.config_hash,
             "code_hash": run.code_hash,
-            "modules": module_fingerprints(run.code_modules),
+            "modules": run.code_fingerprints,
             "environment": environment(threads),
             "host": platform.node(),
             "pid": os.getpid(),

@@ -18,6 +18,7 @@ from fadepth.config import (
     Config,
     EvaluationSettings,
     OdometrySettings,
+    Settings,
     TeacherSettings,
     ego_mask_path,
     expand,
@@ -28,7 +29,8 @@ from fadepth.data.prepare import benchmark_identity
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import deciding_content, find_protocol
 from fadepth.files import file_digest as file_digest  # costs.py, whose text counts, finds it here
-from fadepth.fingerprint import code_fingerprint, digest
+from fadepth.fingerprint import code_fingerprint, digest, module_fingerprints
+from fadepth.own_code import OwnCode, check_arguments, find_own_code
 
 RunKind = Literal["student", "teacher", "baseline", "official"]
 
@@ -43,6 +45,13 @@ TRAINING_CODE = (
     "models/posenet.py", "losses/masks.py", "losses/photometric.py", "losses/ssim.py",
 )  # fmt: skip
 STUDENT_CODE = ("models/smalldepth.py", "models/etm.py")
+OWN_NETWORK_CODE = ("models/own.py",)
+
+#: Begins the names of the user's own files and packages where they stand beside fadepth's modules.
+OWN = "own:"
+
+#: Settings of the student that count with an own network.
+_OF_OWN_NETWORK = ("network", "arguments")
 TEACHER_CODE = ("models/hqdec.py", "models/hqdec_v1.py", "models/efficientnetv2.py")
 EVALUATION_CODE = (
     "evaluation/metrics.py", "evaluation/protocols.py", "evaluation/evaluate.py",
@@ -68,7 +77,8 @@ def _ego_mask_digest(config: Config) -> str | list[str]:
     name = config.loss.ego_mask or ""
     if "{camera}" not in name:
         return _file_digest(ego_mask_path(name, ""))
-    cameras = config.data.ddad.cameras if config.data.source == "ddad" else tuple(CAMERAS)
+    of_source = {"ddad": config.data.ddad.cameras, "video": ("l",)}
+    cameras = of_source.get(config.data.source, tuple(CAMERAS))
     return [_file_digest(ego_mask_path(name, camera)) for camera in cameras]
 
 
@@ -134,7 +144,10 @@ class Run:
             loss["ego_mask"] = _ego_mask_digest(self.config)
         if loss:
             settings["loss"] = loss
-        if self.kind == "student" and self.config.student.etm.branches == "off":
+        if self.kind == "student" and self.config.student.network:
+            student = {k: v for k, v in settings["student"].items() if k in _OF_OWN_NETWORK}
+            settings["student"] = student
+        elif self.kind == "student" and self.config.student.etm.branches == "off":
             student = {k: v for k, v in settings.get("student", {}).items() if k != "etm"}
             settings["student"] = student
         if self.kind == "teacher":
@@ -167,7 +180,10 @@ class Run:
         if self.kind not in TRAINED:
             return EVALUATION_CODE
         modules = list(TRAINING_CODE)
-        modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE
+        if self.own_code:
+            modules += [*OWN_NETWORK_CODE, *self.own_code.modules]
+        else:
+            modules += STUDENT_CODE if self.kind == "student" else TEACHER_CODE
         if self.config.loss.base == "cbw":
             modules.append("losses/cbw.py")
         if "pyramid" in self.settings.get("loss", {}):
@@ -177,9 +193,32 @@ class Run:
         return tuple(modules)
 
     @cached_property
+    def own_code(self) -> OwnCode | None:
+        """Source of the user's own network; None for fadepth's.
+
+        Raises:
+            FadepthError: `student.network` names something that is not there, or `arguments` what
+                it does not take.
+        """
+        student = self.config.student
+        if self.kind != "student" or student.network is None:
+            return None
+        code = find_own_code(student.network)
+        check_arguments(code, student.arguments)
+        return code
+
+    @cached_property
     def code_hash(self) -> str:
         """Fingerprint of the code that trains this run."""
-        return code_fingerprint(self.code_modules)
+        code = code_fingerprint(self.code_modules)
+        return digest([code, self.own_code.fingerprints]) if self.own_code else code
+
+    @property
+    def code_fingerprints(self) -> dict[str, str]:
+        """The same, each module and file by itself: tells which one has changed."""
+        own = self.own_code.fingerprints if self.own_code else {}
+        named = {f"{OWN}{name}": value for name, value in own.items()}
+        return module_fingerprints(self.code_modules) | named
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -278,7 +317,7 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _value(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
-        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part)
     return value
 
 
@@ -294,6 +333,8 @@ def _counts(key: str, config: Config) -> bool:
         "teacher.": not config.loss.apx.enabled,
         "loss.cbw.": config.loss.base != "cbw",
         "student.etm.": config.student.etm.branches == "off",
+        "student.sparsity": config.student.network is not None,
+        "student.width": config.student.network is not None,
     }
     switches = ("loss.pyramid.enabled", "loss.apx.enabled", "student.etm.branches")
     return key in switches or not any(key.startswith(part) and off[part] for part in off)
@@ -302,7 +343,8 @@ def _counts(key: str, config: Config) -> bool:
 def _is_free(key: str, config: Config) -> bool:
     """Whether a setting is marked as none of a run's identity (`NO_IDENTITY`)."""
     section, _, leaf = key.rpartition(".")
-    field = type(_value(config, section)).model_fields[leaf] if section else None
+    owner = _value(config, section) if section else None
+    field = type(owner).model_fields[leaf] if isinstance(owner, Settings) else None
     return field is not None and field.json_schema_extra == NO_IDENTITY
 
 
@@ -322,4 +364,6 @@ def _part(key: str, value: Any, config: Config) -> str:
         leaf = f"teacher_{leaf}"
     elif section == "pose":
         leaf = f"pose_{leaf}"
+    elif section == "student.arguments":
+        leaf, value = f"arg_{leaf}", str(value)[:20]  # the user's words, and a folder's name
     return re.sub(r"[^a-z0-9]+", "_", f"{leaf}_{value}".lower()).strip("_")

@@ -28,6 +28,7 @@ from fadepth.data.prepare import (
     benchmark_place,
     benchmark_root,
     data_identity,
+    missing_truth,
 )
 from fadepth.errors import FadepthError
 from fadepth.evaluation.protocols import find_protocol, protocol_names
@@ -119,10 +120,13 @@ class Study:
 
 
 def missing_benchmark(study: Study, base: Path) -> str | None:
-    """Why a study cannot be evaluated on the benchmarks that it shows; None where it can.
+    """Why a study cannot be evaluated on the frames that it shows; None where it can.
 
     Only what tells without opening data: the preset's entry, its list of frames, its folder.
     """
+    shown = {"conditions"} if study.file.evaluated_on else {"metrics", "primary", "conditions"}
+    if shown & set(study.file.columns) and (reason := missing_truth(study.config.data, base)):
+        return f"{study.file.table} cannot be made: {reason}"
     for name in study.file.all_benchmarks:
         try:
             settings = find_benchmark(study.config, name)
@@ -383,7 +387,8 @@ class Resolver:
             try:
                 row = self.resolve(plan)
                 if row.kind != "official":
-                    _ = row.runs[0].id  # reads an ego mask, whose absence is this row's fault
+                    # Reads an ego mask and an own network, whose absence is this row's fault.
+                    _ = row.runs[0].id, row.runs[0].own_code
                 rows.append((plan, row))
             except FadepthError as error:
                 faults.append((plan, error))
@@ -407,6 +412,7 @@ class Resolver:
             return self._official_row(plan, plan.predictions)
         if plan.network == "teacher":
             return self._teacher_row(plan, resolved)
+        _refuse_parts_of_smalldepth(resolved)
         teacher = self._teacher(resolved) if resolved.loss.apx.enabled else None
         runs = self._students(plan, resolved, teacher)
         return TableRow(plan.label, "variant", plan.factors, runs)
@@ -505,6 +511,26 @@ def _refuse_other_data(preset: Config, resolved: Config, path: Path) -> None:
             raise FadepthError(
                 f"study {path} varies 'data.{name}': a study compares runs on the same frames, so "
                 "write a preset for other data instead"
+            )
+
+
+def _refuse_parts_of_smalldepth(resolved: Config) -> None:
+    """What is built into SmallDepth, or looks into it, cannot be had of somebody's own network."""
+    own, student, loss = resolved.student.network, resolved.student, resolved.loss
+    wanted = {
+        "student.etm.branches": (student.etm.branches, "off", student.etm.branches != "off"),
+        "loss.base": (loss.base, "md2", loss.base == "cbw"),
+        "loss.pyramid.kind": (
+            loss.pyramid.kind,
+            "inputs or outputs",
+            loss.pyramid.enabled and loss.pyramid.kind == "features",
+        ),
+    }
+    for key, (value, right, is_wrong) in wanted.items():
+        if own is not None and is_wrong:
+            raise FadepthError(
+                f"'{key}' is {value}, which needs layers of SmallDepth, but 'student.network' is "
+                f"{own}: set '{key}' to {right} in that row"
             )
 
 

@@ -1,6 +1,7 @@
 """What a study file may say (`ablations/NAME.yaml`), and the rows that its design makes of it."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ _ABSENT = ("off", "none", "no")
 
 
 def _is_setting(key: str) -> bool:
+    if re.fullmatch(r"student\.arguments\.\w+", key):
+        return True  # an own network's: rows have it or not
     value: object = Config()
     for part in key.split("."):
         if not hasattr(value, part):
@@ -49,8 +52,10 @@ def _is_setting(key: str) -> bool:
 class Factor(Settings):
     """One thing that a study varies: named levels, each a set of overrides; the first is plain."""
 
-    label: str
-    levels: dict[str, dict[str, Any]]
+    label: str = Field(description="what rows call it, such as ETM")
+    levels: dict[str, dict[str, Any]] = Field(
+        description="name -> overrides of the preset, with dotted keys; the plain level first"
+    )
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -80,8 +85,8 @@ class Factor(Settings):
 class StudyRow(Settings):
     """One row of a study with `design: explicit`."""
 
-    label: str
-    network: Literal["student", "teacher"] = "student"
+    label: str = Field(description="what the table calls the row")
+    network: Literal["student", "teacher"] = Field("student", description="what is trained")
     settings: dict[str, Any] = Field(default={}, description="overrides of the preset")
     predictions: str | None = Field(
         None,
@@ -106,10 +111,14 @@ class StudyRow(Settings):
 class StudyFile(Settings):
     """Content of `ablations/NAME.yaml`."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    title: str
-    table: str = Field(pattern=r"^table_[a-z0-9_]+$")
-    design: Design = "factorial"
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="of the study, as commands take it")
+    title: str = Field(description="heading of the table")
+    table: str = Field(
+        pattern=r"^table_[a-z0-9_]+$", description="the table it feeds, reports/TABLE.csv"
+    )
+    design: Design = Field(
+        "factorial", description="how rows come about: listed, or made of the factors"
+    )
     base_label: str = Field("SmallDepth", description="label of the row with all factors plain")
     factors: dict[str, Factor] = Field(
         default={},
@@ -137,9 +146,14 @@ class StudyFile(Settings):
         None, description="a benchmark of the preset, in place of its evaluation"
     )
     benchmarks: tuple[str, ...] = Field((), description="benchmarks whose metrics are columns")
-    columns: tuple[Block, ...] = ("metrics", "parameters")
+    columns: tuple[Block, ...] = Field(
+        ("metrics", "parameters"), description="blocks of columns, in order"
+    )
     shown: dict[str, str] = Field(default={}, description="column -> setting whose value it shows")
-    baselines: tuple[Baseline, ...] = ("constant", "row_median", "pixel_median")
+    baselines: tuple[Baseline, ...] = Field(
+        ("constant", "row_median", "pixel_median"),
+        description="rows of predictors that do not look at the image",
+    )
     notes: tuple[str, ...] = Field((), description="sentences below the table")
 
     @field_validator("factors", "shown")

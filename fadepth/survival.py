@@ -36,6 +36,14 @@ _LONGEST_END = 5.0
 _LOOK_EVERY = 0.5
 
 
+def process_lives(pid: int) -> bool:
+    """Whether this machine has a process of that number; false for a number that none can have."""
+    try:
+        return psutil.pid_exists(pid)
+    except OverflowError:  # from a damaged file
+        return False
+
+
 # The workflow's process
 
 

@@ -39,8 +39,10 @@ from fadepth.losses.photometric import BaseLoss, Views, base_loss
 from fadepth.losses.pyramid import Reference, encoder_features, pyramid_loss
 from fadepth.models import HQDecV2, SmallDepth
 from fadepth.models.etm import kernels_summed_once
+from fadepth.models.own import OwnNetwork, build_own_network, require_same_code
 from fadepth.models.posenet import PoseNet
 from fadepth.optimizer import AdamW
+from fadepth.own_code import check_arguments, find_own_code
 from fadepth.targets import TeacherTargets
 
 log = logging.getLogger(__name__)
@@ -104,9 +106,13 @@ def generator_of(*parts: int) -> torch.Generator:
 
 
 def build_depth_network(config: Config, kind: Kind) -> nn.Module:
-    """The untrained SmallDepth or HQDecv2 that the settings describe."""
+    """The untrained SmallDepth, HQDecv2 or own network that the settings describe."""
     if kind == "student":
         student = config.student
+        if student.network is not None:
+            code = find_own_code(student.network)
+            check_arguments(code, student.arguments)
+            return build_own_network(code, student.arguments)
         return SmallDepth(
             etm=student.etm.branches,
             sparsity=student.sparsity,
@@ -492,6 +498,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
+        # Layers that draw, such as an own network's dropout, share a generator with the loader.
+        torch.manual_seed(seed_of(self.job.seed, 3, step))
         with kernels_summed_once():
             losses = self.losses(batch, step)
         self.watch.add("loss", losses["total"].detach(), step, batch["index"])
@@ -560,6 +568,8 @@ class Training:
             "depth": self.networks.depth.state_dict(),
             "pose": self.networks.pose.state_dict(),
         }
+        if isinstance(self.networks.depth, OwnNetwork):
+            content["own_code"] = self.networks.depth.code
         write_atomic(self.job.folder / "model.pt", to_bytes(content))
 
 
@@ -716,9 +726,12 @@ def load_depth_network(path: Path) -> tuple[nn.Module, Config]:
     """The trained depth network of a `model.pt`, in evaluation mode, and its settings.
 
     Raises:
-        FadepthError: the file is absent or damaged.
+        FadepthError: the file is absent or damaged, or the user's own network has another code now.
     """
     content, config = _read_model(path)
+    if content["kind"] == "student" and config.student.network is not None:
+        code = find_own_code(config.student.network)
+        require_same_code(code, content.get("own_code"), str(path))
     network = build_depth_network(
         config.model_copy(
             update={"teacher": config.teacher.model_copy(update={"encoder_weights": None})}

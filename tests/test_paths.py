@@ -401,5 +401,5 @@ def texts(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 def test_every_setting_that_is_a_path_is_known() -> None:
     """A new setting of text has to be put on one side or the other."""
-    no_paths = {"name", "title", "device", "cameras", "sequences"}
+    no_paths = {"name", "title", "device", "cameras", "sequences", "network"}
     assert set(texts(Config)) == PATH_SETTINGS | no_paths

@@ -22,6 +22,7 @@ from fadepth.run import (
     EVALUATION_CODE,
     GRID_CODE,
     ODOMETRY_CODE,
+    OWN_NETWORK_CODE,
     ROBUSTNESS_CODE,
     STUDENT_CODE,
     TEACHER_CODE,
@@ -453,6 +454,8 @@ def test_metrics_are_code_of_every_evaluation(package: Path) -> None:
 NEUTRAL = {
     *("config.py", "errors.py", "files.py", "filestate.py", "fingerprint.py", "checkpoint.py"),
     *("data/manifest.py", "data/parallel.py"),
+    # What a user's own network is, and where it lies: it has a fingerprint of its own.
+    "own_code.py",
 }
 
 
@@ -474,7 +477,7 @@ def imported(module: str) -> set[str]:
     [
         pytest.param(
             (
-                *(*TRAINING_CODE, *STUDENT_CODE, *TEACHER_CODE),
+                *(*TRAINING_CODE, *STUDENT_CODE, *TEACHER_CODE, *OWN_NETWORK_CODE),
                 *("losses/cbw.py", "losses/pyramid.py", "losses/apx.py", "targets.py"),
             ),
             id="training",
@@ -771,6 +774,8 @@ def data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FADEPTH_TEST_DATA", str(tmp_path))
     (tmp_path / "ddad.json").write_text("{}")
     monkeypatch.setenv("DDAD_SPLITS", str(tmp_path / "ddad.json"))
+    (tmp_path / "prepared.json").write_text("{}")
+    monkeypatch.setenv("VIDEO_ROOT", str(tmp_path))
 
 
 @pytest.mark.usefixtures("data_folders")

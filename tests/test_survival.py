@@ -14,6 +14,7 @@ from fadepth.survival import (
     WORKFLOW,
     claim_folder,
     name_workflow,
+    process_lives,
     sole_writer,
     start_of,
 )
@@ -45,6 +46,14 @@ def start(repository: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def hear(process: subprocess.Popen[str]) -> str:
     assert process.stdout
     return process.stdout.readline().strip()
+
+
+def test_processes_are_known() -> None:
+    assert process_lives(os.getpid())
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert not process_lives(process.pid)
+    assert not process_lives(2**70)
 
 
 # The working folder

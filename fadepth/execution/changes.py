@@ -22,6 +22,7 @@ _SWITCHES: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("loss.apx.", "loss.apx.enabled", (False,)),
     ("loss.cbw.", "loss.base", ("md2",)),
     ("student.etm.", "student.etm.branches", ("off",)),
+    ("student.arguments.", "student.network", (None,)),
 )
 
 #: Value of a key that one of the two does not have.

@@ -54,7 +54,8 @@ def draw_comparison(
 def _short(run: Run) -> str:
     if run.kind == "teacher":
         return "HQDecv2"
-    return f"SmallDepth {run.label}" if run.label.startswith("+") else run.label
+    is_ours = run.label.startswith("+") and not run.own_code
+    return f"SmallDepth {run.label}" if is_ours else run.label
 
 
 def _stamp(compared: Sequence[Run], protocol: Protocol) -> Stamp:

@@ -5,7 +5,6 @@ about themselves: a run's id is a hash of its settings, so a changed setting giv
 never there, and the reason is how it differs from the run that its row had before.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,8 @@ from fadepth.errors import FadepthError
 from fadepth.execution.changes import Change, Facts, read_settings, run_changes
 from fadepth.execution.status import Board, RunState
 from fadepth.execution.workflow import ask_snakemake
-from fadepth.fingerprint import module_fingerprints
-from fadepth.run import TRAINED, Run, RunKind
+from fadepth.files import json_object
+from fadepth.run import OWN, TRAINED, Run, RunKind
 from fadepth.study import Study, unique_runs
 
 TRAINING_RULES = ("train_student", "train_teacher")
@@ -111,11 +110,7 @@ def read_history(runs: Path) -> dict[str, Earlier]:
     """Every run folder with a readable manifest, by id."""
     found = {}
     for path in sorted(runs.glob("*/manifest.json")):
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict):
+        if content := json_object(path):
             found[path.parent.name] = Earlier(path.parent.name, content)
     return found
 
@@ -491,14 +486,28 @@ def code_changes(run: Run, content: Mapping[str, Any]) -> list[str]:
     if not isinstance(before, dict):
         known = content.get("code_hash")
         return ["code changed"] if known and known != run.code_hash else []
-    now = module_fingerprints(run.code_modules)
+    now = run.code_fingerprints
     changed = [module for module in now if module in before and now[module] != before[module]]
-    told = [f"code of {', '.join(changed)} changed"] if changed else []
-    if added := [module for module in now if module not in before]:
-        told.append(f"it now depends on {', '.join(added)}")
-    if gone := [module for module in before if module not in now]:
-        told.append(f"it no longer depends on {', '.join(gone)}")
-    return told
+    added = [module for module in now if module not in before]
+    gone = [module for module in before if module not in now]
+    return [
+        *_own_changes(run, changed, added, gone),
+        *(f"code of {', '.join(names)} changed" for names in [_ours(changed)] if names),
+        *(f"it now depends on {', '.join(names)}" for names in [_ours(added)] if names),
+        *(f"it no longer depends on {', '.join(names)}" for names in [_ours(gone)] if names),
+    ]
+
+
+def _ours(modules: Iterable[str]) -> list[str]:
+    return [module for module in modules if not module.startswith(OWN)]
+
+
+def _own_changes(run: Run, *changes: Iterable[str]) -> Iterator[str]:
+    """What has changed, come or gone of the user's own network."""
+    names = [name.removeprefix(OWN) for found in changes for name in found if name.startswith(OWN)]
+    if names:
+        network = run.config.student.network
+        yield f"your own network {network} has changed ({', '.join(names)})"
 
 
 def _time(value: object) -> float | None:

@@ -18,11 +18,19 @@ from fadepth.evaluation.complexity import count_parameters
 from fadepth.execution.data import data_root, images_for
 from fadepth.files import write_atomic
 from fadepth.models import fold
+from fadepth.models.own import OwnNetwork, check_own_network
 from fadepth.provenance import RunManifest
 from fadepth.run import Run
 from fadepth.survival import sole_writer
 from fadepth.targets import TargetsKey, checked_targets, make_targets, predict_targets
-from fadepth.training import Interrupted, Job, Training, choose_device, load_depth_network
+from fadepth.training import (
+    Interrupted,
+    Job,
+    Training,
+    build_depth_network,
+    choose_device,
+    load_depth_network,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +75,9 @@ def _train(
             run.id, run.kind, run.config, run.seed, identity, folder, manifest,
             data_root(data), targets, images,
         )  # fmt: skip
+        if run.own_code:
+            keep_own_code(run, folder)
+            try_own_network(run)
         training = Training(job)
         record.write(parameters_training=count_parameters(training.networks.depth))
         training.run()
@@ -74,6 +85,9 @@ def _train(
         log.warning("%s", interruption)
         record.write(status="interrupted")
         raise SystemExit(143) from None
+    except KeyboardInterrupt:
+        record.write(status="interrupted")
+        raise
     except BaseException:
         record.write(status="failed", ended=time.time())
         raise
@@ -89,6 +103,28 @@ def write_settings(run: Run, folder: Path) -> None:
     """`config.yaml`: all settings of the run, defaults included."""
     content = {"run_id": run.id, "seed": run.seed, "settings": run.config.model_dump(mode="json")}
     write_atomic(folder / "config.yaml", yaml.safe_dump(content, sort_keys=True))
+
+
+def keep_own_code(run: Run, folder: Path) -> None:
+    """`network/`: the user's own source as it was trained. Weights are of no use without it."""
+    files = run.own_code.files if run.own_code else {}
+    for name, path in files.items():
+        write_atomic(folder / "network" / name, path.read_bytes())
+
+
+def try_own_network(run: Run) -> None:
+    """One pass of the user's own network at every size, before hours are spent.
+
+    Raises:
+        FadepthError: it fails, or its output is none that can be trained or evaluated.
+    """
+    data, pyramid = run.config.data, run.config.loss.pyramid
+    levels = range(1, pyramid.levels) if pyramid.enabled and pyramid.kind == "inputs" else ()
+    smaller = [(round(data.height / 2**n), round(data.width / 2**n)) for n in levels]
+    torch.manual_seed(run.seed)
+    network = build_depth_network(run.config, "student")
+    assert isinstance(network, OwnNetwork), "fadepth's own need no trial"
+    check_own_network(network, (data.height, data.width), smaller)
 
 
 def predict_teacher(run: Run, runs: Path, manifest_path: Path, output: Path, threads: int) -> None:

@@ -3,7 +3,8 @@
 import difflib
 import logging
 import math
-import zipfile
+import pickle
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,12 +202,14 @@ def _exported_format(path: Path) -> Format | None:
         if path.suffix == suffix and format != "torchscript":
             return format
     try:
-        with zipfile.ZipFile(path) as archive:
-            # Both are archives of torch; only TorchScript's holds code.
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+        with warnings.catch_warnings(action="ignore"):
+            torch.load(path, weights_only=True, map_location="meta")
+    except RuntimeError as error:
+        # Both are archives of torch; only TorchScript's holds code, and is refused.
+        return "torchscript" if "TorchScript archive" in str(error) else None
+    except (OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         return None
-    return "torchscript" if any("/code/" in name for name in names) else None
+    return None
 
 
 def _load_exported(path: Path, format: Format, device: torch.device) -> Trained:

@@ -29,7 +29,9 @@ from fadepth.report.table import Cell, Column, Table, TableRow
 from fadepth.study import Study
 
 #: What readers call the data sets that a study may ask for.
-DATA_SETS = {"kitti": "KITTI", "ddad": "DDAD", "synthetic": "synthetic street"}
+DATA_SETS = {
+    "kitti": "KITTI", "ddad": "DDAD", "video": "own video", "synthetic": "synthetic street",
+}  # fmt: skip
 
 OFFICIAL = "official weights, our evaluator"
 
@@ -170,7 +172,7 @@ def _shown(study: Study, row: RowResult) -> dict[str, Cell]:
             if getattr(value, "enabled", True) is False:
                 value = None
                 break
-            value = getattr(value, part)
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part)
         found[name] = "" if value is None else _spoken(value)
     return found
 

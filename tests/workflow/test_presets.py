@@ -17,6 +17,7 @@ from fadepth.config import Config, identity_settings, load_config, merge
 from fadepth.evaluation.complexity import count_parameters
 from fadepth.models import fold
 from fadepth.training import build_depth_network
+from tests.data.fixtures import write_ddad_scenes
 
 PAPER_SCALE = ("kitti", "ddad")
 TABLE = "reports/table_ablation.csv"
@@ -129,13 +130,6 @@ def kitti_lists(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("KITTI_ROOT", raising=False)
     monkeypatch.setenv("KITTI_SPLITS", str(tmp_path))
     return lists
-
-
-def write_ddad_scenes(folder: Path) -> None:
-    """A list of scenes as DDAD has it; not one of them is there."""
-    scenes = [f"{n:06d}/scene_{n:040x}.json" for n in range(200)]
-    splits = {"0": {"filenames": scenes[:150]}, "1": {"filenames": scenes[150:]}}
-    (folder / "ddad.json").write_text(json.dumps({"scene_splits": splits}))
 
 
 @pytest.mark.usefixtures("kitti_lists")
