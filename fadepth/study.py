@@ -304,11 +304,16 @@ def _check_rows(study: Study, path: Path) -> None:
     """A table needs rows to compare, each with a label and runs of its own.
 
     Raises:
-        NotInPreset: the preset leaves out all rows, or the baseline.
+        NotInPreset: the preset leaves out all rows, or the baseline, or has no such benchmark.
         FadepthError: two rows share a label or are the same runs.
     """
     if lost := nothing_to_compare(study):
         raise NotInPreset(f"{path} cannot be compared with anything: {lost}")
+    for name in study.file.all_benchmarks:
+        try:
+            find_benchmark(study.config, name)
+        except FadepthError as error:
+            raise NotInPreset(f"{study.file.table} cannot be made: {error}") from None
     if twice := repeated([row.label for row in study.rows]):
         raise FadepthError(f"{path} has two rows called '{twice[0]}': give each its own label")
     owners: dict[str, str] = {}

@@ -51,8 +51,13 @@ RULES = (
     Rule(r"^(squeue|tests/workflow/slurm_node)", "leave", "needs Slurm"),
     Rule(r"^(fadepth ui|make ui|tail -f|fadepth status --watch)", "interrupt", "it never ends"),
     Rule(r"^fadepth bench latency", "shorten", "takes a minute"),
+    Rule(r"^fadepth data prepare kitti", "shorten", "needs the whole data"),
+    Rule(r"^snakemake .*'seeds=\[1,2,3\]'$", "dry-run", "takes three studies' time"),
 )
-SHORTER = {"fadepth bench latency": "--rounds 2 --settle 0 --size 64x192"}
+SHORTER = {
+    "fadepth bench latency": "--models monodepth2 --rounds 1 --settle 0 --size 64x96",
+    "fadepth data prepare kitti": "--splits LISTS_OF_A_FEW",
+}
 
 
 @dataclass
@@ -86,7 +91,8 @@ class Reader:
         if act == "dry-run":
             text = _planned_only(text)
         if act == "shorten":
-            text += " " + next(more for start, more in SHORTER.items() if text.startswith(start))
+            more = next(more for start, more in SHORTER.items() if text.startswith(start))
+            text += " " + self._with_values(more)
         code, output = self._shell(text, interrupted=act == "interrupt")
         assert code in _expected_codes(text), f"{page}:{command.line}\n$ {text}\n{output[-4000:]}"
 
@@ -105,6 +111,8 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Who runs the tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         if interrupted:
@@ -142,9 +150,10 @@ def small_project(
     shutil.copytree(finished_smoke.folder, folder, symlinks=True)
     for name in ("config", "ablations"):
         (folder / name).unlink()
+    for name in ("config", "ablations", "profiles"):
         shutil.copytree(repository / name, folder / name)
     shutil.copyfile(folder / "config" / "smoke.yaml", folder / "config" / "quick.yaml")
-    for name in ("fadepth", "workflow", "profiles", "docs", "tests", "Snakefile", "Makefile"):
+    for name in ("fadepth", "workflow", "docs", "tests", "Snakefile", "Makefile"):
         (folder / name).symlink_to(repository / name)
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copyfile(repository / name, folder / name)
@@ -184,6 +193,9 @@ def stands_for(
 ) -> dict[str, str]:
     """What a reader puts in the place of a page's names: their run, their data."""
     folder = tmp_path_factory.mktemp("data")
+    # `make ablation` renders one street, `reports/all` several.
+    (frames,) = (small_project.folder / "data").glob("synthetic_street-*/manifest.jsonl")
+    street = frames.parent.name.removeprefix("synthetic_street-")
     rows = pd.read_csv(small_project.folder / "reports" / "table_ablation.csv").set_index("row")
     shutil.copytree(test_data / "kitti_mini" / "kitti", folder / "kitti_raw")
     # As `fadepth data fetch-splits` leaves them.
@@ -191,7 +203,9 @@ def stands_for(
     Image.new("RGB", (320, 96), (90, 120, 150)).save(small_project.folder / "photo.jpg")
     return {
         "package.module:factory": "fadepth.models:SmallDepth",
-        "[1,2,3]": "[1,2]",
+        "LISTS_OF_A_FEW": str(test_data / "kitti_mini" / "splits" / "tiny"),
+        "--run apx_etm-s1": f"--run {rows.loc['+ ETM + APX', 'run_ids']}",
+        "data/synthetic_street/*/": f"data/synthetic_street/{street}/",
         "RUN_ID": str(rows.loc["SmallDepth", "run_ids"]),
         "<id>": str(rows.loc["SmallDepth", "run_ids"]),
         "/data/kitti_raw": str(folder / "kitti_raw"),
