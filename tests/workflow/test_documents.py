@@ -204,7 +204,7 @@ def stands_for(
     return {
         "package.module:factory": "fadepth.models:SmallDepth",
         "LISTS_OF_A_FEW": str(test_data / "kitti_mini" / "splits" / "tiny"),
-        "--run apx_etm-s1": f"--run {rows.loc['+ ETM + APX', 'run_ids']}",
+        "--run apx_etm-s1": "--run " + str(rows.loc["+ ETM + APX", "run_ids"]),
         "data/synthetic_street/*/": f"data/synthetic_street/{street}/",
         "RUN_ID": str(rows.loc["SmallDepth", "run_ids"]),
         "<id>": str(rows.loc["SmallDepth", "run_ids"]),
