@@ -99,10 +99,13 @@ def missing_truth(config: DataSettings, base: Path) -> str | None:
 def benchmark_place(settings: BenchmarkSettings, base: Path) -> str:
     """Return 6 hex digits for where a benchmark's files are, part of its manifest's name.
 
-    Another protocol is no other place: the same manifest serves both.
+    Another protocol is no other place: the same manifest serves both. What lies in the project has
+    the same place after the project was moved.
     """
+    home = os.path.abspath(base)
     places = [
-        os.path.abspath(base / expand(text)) for text in (settings.root, settings.frames or "")
+        os.path.abspath(base / expand(text)).removeprefix(f"{home}/")
+        for text in (settings.root, settings.frames or "")
     ]
     chosen = _choice(settings)
     return short_hash("\0".join([*places, chosen]).encode())[:6]
