@@ -43,7 +43,8 @@ def _figures(reporter: pytest.TerminalReporter) -> Iterator[str]:
 #: Files that take minutes, longest first: begun last, they would leave all but one worker idle.
 _LONGEST = (
     *("test_kills.py", "test_dag.py", "test_scale.py", "test_replanning.py", "test_slurm.py"),
-    *("test_kubernetes.py", "test_survival.py", "test_hostile_names.py", "test_presets.py"),
+    *("test_kubernetes.py", "test_documents.py", "test_survival.py", "test_hostile_names.py"),
+    *("test_presets.py", "test_own_network.py", "test_stores.py", "test_cli.py", "test_site.py"),
 )
 
 

@@ -153,7 +153,7 @@ def test_only_plain_operations_at_inference(sparsity: str) -> None:
     blocks = sum(isinstance(module, PartialBlock) for module in model.modules())
     if sparsity == "pconv":
         assert set(count) == {*PLAIN_OPERATIONS, "split_with_sizes", "cat"}
-        assert count["split_with_sizes"] == count["cat"] == blocks == 2 + 5 + 4
+        assert count["split_with_sizes"] == count["cat"] == blocks == 1 + 5 + 4
     else:
         assert set(count) == PLAIN_OPERATIONS
         assert blocks == 0

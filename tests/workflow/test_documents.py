@@ -50,12 +50,12 @@ RULES = (
     Rule(r"^fadepth data fetch-splits", "leave", "needs the network"),
     Rule(r"^(squeue|tests/workflow/slurm_node)", "leave", "needs Slurm"),
     Rule(r"^(fadepth ui|make ui|tail -f|fadepth status --watch)", "interrupt", "it never ends"),
-    Rule(r"^fadepth bench latency", "shorten", "takes a minute"),
+    Rule(r"^fadepth bench latency", "leave", "tests/test_bench_latency.py runs it, smaller"),
+    Rule(r"^fadepth plan --budget 24h", "leave", "half a minute; --budget runs in the README"),
     Rule(r"^fadepth data prepare kitti", "shorten", "needs the whole data"),
     Rule(r"^snakemake .*'seeds=\[1,2,3\]'$", "dry-run", "takes three studies' time"),
 )
 SHORTER = {
-    "fadepth bench latency": "--models monodepth2 --rounds 1 --settle 0 --size 64x96",
     "fadepth data prepare kitti": "--splits LISTS_OF_A_FEW",
 }
 
