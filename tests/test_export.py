@@ -55,7 +55,7 @@ def lively(network: nn.Module) -> nn.Module:
 def unfolded() -> nn.Module:
     torch.manual_seed(0)
     network = SmallDepth("ac", width=0.5)
-    nn.init.normal_(network.head.weight, std=0.3)
+    nn.init.normal_(network.head.weight, std=1.0)
     return lively(network)
 
 
@@ -305,7 +305,7 @@ def test_a_missing_package_is_told_before_any_work(
     format: Format, package: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(FadepthError, match=rf"^{package} .*pip install 'fadepth\[export\]'"):
+    with pytest.raises(FadepthError, match=rf"^{package} .*pip install -e '\.\[export\]'"):
         export_run(run.name, run.parent, format)
     assert not (run / "export").exists()
 

@@ -175,7 +175,7 @@ def test_absent_file_and_absent_package(tmp_path: Path, monkeypatch: pytest.Monk
         video_info(tmp_path / "none.mp4")
     path = film(tmp_path / "a.mp4", 2)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(FadepthError, match=r"pip install 'fadepth\[video\]'"):
+    with pytest.raises(FadepthError, match=r"pip install -e '\.\[video\]'"):
         next(read_video(path))
 
 
