@@ -104,7 +104,7 @@ def benchmark_place(settings: BenchmarkSettings, base: Path) -> str:
     """
     home = os.path.abspath(base)
     places = [
-        os.path.abspath(base / expand(text)).removeprefix(f"{home}/")
+        f"{os.path.abspath(base / expand(text))}/".removeprefix(f"{home}/")
         for text in (settings.root, settings.frames or "")
     ]
     chosen = _choice(settings)
