@@ -10,7 +10,7 @@ that changes its value must be treated as a change of every run that relies on i
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -616,6 +616,17 @@ def parse_config(content: dict[str, Any], origin: str) -> Config:
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     """Read a preset and apply nested `overrides` on top of it."""
     return parse_config(merge(merge({}, load_yaml(path)), overrides or {}), str(path))
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; lists are values, and an empty mapping is nothing."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Commands of the README and the docs, as a reader would copy them."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +72,3 @@ def _without_comment(line: str) -> str:
         elif sign == "#" and (index == 0 or line[index - 1].isspace()):
             return line[:index].strip()
     return line.strip()
-
-
-def words(command: str) -> list[str]:
-    """A command's words; an assignment in front of it is one of them."""
-    return shlex.split(command)

@@ -122,9 +122,10 @@ def measure_training(
         FadepthError: monodepth2's network does not take images of that size.
     """
     data = config.data
-    if data.height % 32 or data.width % 32:
+    if not Monodepth2.takes(data.height, data.width):
         raise FadepthError(
-            f"the size is {data.height}x{data.width}: monodepth2's network needs multiples of 32"
+            f"the size is {data.height}x{data.width}: monodepth2's network needs multiples of 32, "
+            "from 64 on"
         )
     with tempfile.TemporaryDirectory(prefix="fadepth-bench-") as name:
         trainings = dict(_trainings(config, variants, Path(name)))

@@ -20,6 +20,7 @@ from fadepth.cli.common import (
     Presets,
     Threads,
     load_preset,
+    machine_line,
     set_up_logging,
 )
 from fadepth.cli.terminal import Report
@@ -122,12 +123,10 @@ def _manifest_of(config: "Config", scratch: Path, threads: int) -> Path:
 
 
 def _heading(report: "LoaderReport") -> list[str]:
-    task, machine = report.task, report.machine
+    task = report.task
     height, width = task["size"]
     return [
-        f"{machine['processor']} · {machine['cores']} cores · {machine['device']} · "
-        f"{machine['torch_threads']} torch thread(s) · Python {machine['python']} · "
-        f"torch {machine['torch']} · numpy {machine['numpy']} · Pillow {machine['pillow']}",
+        machine_line(report.machine, "numpy", "Pillow"),
         f"{task['data']}: {task['frames']} frames · {height}x{width} · batches of "
         f"{task['batch_size']} samples of {task['images_per_sample']} images · median "
         f"(smallest to largest) of {task['rounds']} rounds in turns",

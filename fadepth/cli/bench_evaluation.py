@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fadepth.cli import completing
-from fadepth.cli.common import JsonFile, Override, Threads, load_preset, set_up_logging
+from fadepth.cli.common import (
+    JsonFile,
+    Override,
+    Threads,
+    load_preset,
+    machine_line,
+    set_up_logging,
+)
 from fadepth.cli.terminal import Report
 
 if TYPE_CHECKING:
@@ -122,14 +129,12 @@ def _task_of(
 
 def heading(report: "EvaluationReport") -> list[str]:
     """What was measured on what, in lines."""
-    task, machine = report.task, report.machine
+    task = report.task
     height, width = task["ground_truth"]
     again = task["images"] - task["distinct_images"]
     rotation = ", in rotation and so from the page cache" if again else ""
     return [
-        f"{machine['processor']} · {machine['cores']} cores · {machine['device']} · "
-        f"{machine['torch_threads']} torch thread(s) · Python {machine['python']} · "
-        f"torch {machine['torch']} · numpy {machine['numpy']} · Pillow {machine['pillow']}",
+        machine_line(report.machine, "numpy", "Pillow"),
         f"{task['network']}, folded, random weights, {'x'.join(map(str, task['input']))} · "
         f"{task['data']}, {height}x{width}: {task['images']} images, "
         f"{task['distinct_images']} of them distinct{rotation} · {task['protocol']} · "

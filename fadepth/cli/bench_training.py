@@ -12,6 +12,7 @@ from fadepth.cli.common import (
     Size,
     Threads,
     load_preset,
+    machine_line,
     parse_size,
     set_up_logging,
 )
@@ -65,12 +66,10 @@ def training(
 
 def heading(report: "TrainingReport") -> list[str]:
     """What was measured on what, for the reader."""
-    task, machine = report.task, report.machine
+    task = report.task
     height, width = task["size"]
     return [
-        f"{machine['processor']} · {machine['cores']} cores · {machine['device']} · "
-        f"{machine['torch_threads']} torch thread(s) · Python {machine['python']} · "
-        f"torch {machine['torch']}",
+        machine_line(report.machine),
         f"{height}x{width} · batches of {task['batch_size']} targets with {task['sources']} "
         f"sources · warps at {task['warp_at']} size · amp {task['amp']} · median of "
         f"{task['rounds']} rounds in turns, {report.clean:.0%} of the turns undisturbed",

@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,17 @@ Override = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of this process.")]
+#: Under its present name, and the one that older scripts use.
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        "--workers",
+        min=1,
+        metavar="N",
+        help="CPU threads; default: all processors.",
+    ),
+]
 Log = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE", help="Also write everything that is said to this file."),
@@ -253,6 +264,16 @@ def find_study(name: str, presets: list[Path] | None, override: str) -> "Study":
         known = f"no study feeds '{name}': {hint}there are {', '.join(studies)}"
         raise FadepthError(left_out.get(name, known))
     return by_name[name]
+
+
+def machine_line(machine: Mapping[str, Any], *packages: str) -> str:
+    """What a benchmark's figures hold for: processor, threads, versions."""
+    versions = "".join(f" · {name} {machine[name.lower()]}" for name in packages)
+    return (
+        f"{machine['processor']} · {machine['cores']} cores · {machine['device']} · "
+        f"{machine['torch_threads']} torch thread(s) · Python {machine['python']} · "
+        f"torch {machine['torch']}{versions}"
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fadepth.cli.common import Json, parse_size, progress_bar
+from fadepth.cli.common import Json, Workers, parse_size, progress_bar
 from fadepth.cli.terminal import console, print_json
 from fadepth.errors import FadepthError
 
@@ -81,16 +81,7 @@ def check(
         ),
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Read every file to its end.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            "--workers",
-            min=1,
-            metavar="N",
-            help="CPU threads; default: all processors.",
-        ),
-    ] = None,
+    workers: Workers = None,
     archives: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the missing archives' URLs here, for wget -i."),

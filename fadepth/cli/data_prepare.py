@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from fadepth.cli.commands import Group, add_command
-from fadepth.cli.common import parse_size, progress_bar
+from fadepth.cli.common import Workers, parse_size, progress_bar
 from fadepth.errors import FadepthError
 
 SPLITS = Path("data/splits")
@@ -57,16 +57,7 @@ def kitti(
             metavar="FOLDER", help="Holds train_files.txt, val_files.txt and test_files.txt."
         ),
     ] = SPLITS / "eigen_zhou",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            "--workers",
-            min=1,
-            metavar="N",
-            help="CPU threads; default: all processors.",
-        ),
-    ] = None,
+    workers: Workers = None,
     lidar: Annotated[
         Literal["needed", "test", "all", "none"],
         typer.Option(

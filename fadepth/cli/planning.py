@@ -86,7 +86,7 @@ def plan(
     jobs = workflow_jobs(wanted, preset or [], parse_override(override))
     planner = Planner(jobs, studies)
     if calibrate:
-        _calibrate(planner, as_json)
+        _calibrate(planner)
         planner = Planner(jobs, studies)
     for table, study in studies.items():
         if reason := missing_benchmark(study, Path.cwd()):
@@ -99,7 +99,7 @@ def plan(
         _tell(made, command)
 
 
-def _calibrate(planner: "Planner", quietly: bool) -> None:
+def _calibrate(planner: "Planner") -> None:
     untimed = planner.untimed()
     if not untimed:
         return

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -293,6 +293,21 @@ def prepare_kitti(
     frames = {split: kitti.read_split(lists / f"{split}_files.txt") for split in SPLITS}
     if lists.resolve().name == "eigen_zhou":
         _verify(lists)
+    with only_preparer(output):
+        plan = _plan(root, output, frames, lidar, copy_png)
+        _check_targets(plan)
+        _write_lists(lists, output, frames)
+        del frames  # the plan holds what is needed of them, in less memory
+        return _carry_out(plan, workers, progress)
+
+
+@contextmanager
+def only_preparer(output: Path) -> Iterator[None]:
+    """Make an output folder and hold its lock.
+
+    Raises:
+        FadepthError: another process holds it, or the folder cannot be written.
+    """
     with told_when_unwritable(output):
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / ".prepare.lock", timeout=0)
@@ -303,11 +318,7 @@ def prepare_kitti(
                 f"another process is preparing {output}: wait for its end or use another folder"
             ) from None
     try:
-        plan = _plan(root, output, frames, lidar, copy_png)
-        _check_targets(plan)
-        _write_lists(lists, output, frames)
-        del frames  # the plan holds what is needed of them, in less memory
-        return _carry_out(plan, workers, progress)
+        yield
     finally:
         lock.release()
 

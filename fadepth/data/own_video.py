@@ -22,17 +22,16 @@ import statistics
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
 from fadepth.config import Split
+from fadepth.data.convert import only_preparer
 from fadepth.data.kitti import (
     Camera,
     FrameId,
@@ -434,7 +433,7 @@ def prepare_videos(
     held_out = _held_out(sources, hold_out)
     sizes = _sizes(sources, choice)
     tell = _Tell(progress, sum(_picked(source, choice) for source in sources))
-    with told_when_unwritable(output), _only_one(output):
+    with told_when_unwritable(output), only_preparer(output):
         for source in sources:
             _write_calibration(output, source, choice, sizes[source.camera_name])
 
@@ -482,27 +481,6 @@ def prepare_videos(
         depths["test"],
         depths["train"],
     )
-
-
-@contextmanager
-def _only_one(output: Path) -> Iterator[None]:
-    """Hold the output folder's lock.
-
-    Raises:
-        FadepthError: another process holds it.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".prepare.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise FadepthError(
-            f"another process is preparing {output}: wait for its end or use another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _sources(paths: Sequence[Path], cameras: Sequence[Path], depth: Path | None) -> list[Source]:

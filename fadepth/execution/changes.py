@@ -1,7 +1,7 @@
 """Which settings differ between two runs, or between two studies, in words."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fadepth.config import NO_IDENTITY, Config
+from fadepth.config import NO_IDENTITY, Config, flat
 from fadepth.errors import FadepthError
 from fadepth.run import Run
 
@@ -51,18 +51,9 @@ def spoken(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; lists are values, and an empty mapping is nothing."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys with their values in either of two nested mappings, where these differ."""
-    one, other = dict(flat(old)), dict(flat(new))
+    one, other = flat(old), flat(new)
     keys = dict.fromkeys([*one, *other])
     pairs = [(key, one.get(key, ABSENT), other.get(key, ABSENT)) for key in keys]
     return [(key, before, after) for key, before, after in pairs if before != after]
@@ -103,7 +94,7 @@ class Facts:
         content = run.config.model_dump(mode="json", include=sections)
         settings = run.settings
         mask = settings.get("loss", {}).get("ego_mask")
-        return cls(dict(flat(content)), frozenset(key for key, _ in flat(settings)), mask)
+        return cls(flat(content), frozenset(flat(settings)), mask)
 
 
 def run_changes(old: Facts, new: Facts) -> list[Change]:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fadepth.errors import FadepthError
 from fadepth.evaluation.complexity import count_macs, count_parameters
-from fadepth.evaluation.latency import Turns, random_image, time_networks
+from fadepth.evaluation.latency import Turns, time_networks
 from fadepth.execution.train import set_threads
 from fadepth.files import write_atomic
 from fadepth.models import fold
@@ -74,13 +73,7 @@ def measure_costs(study: Study, runs: Path, output: Path, threads: int) -> None:
 
 def _yardstick(height: int, width: int) -> nn.Module | None:
     """The U-Net; None for a size that it does not take, as another size would be no measure."""
-    network = Monodepth2().eval()
-    try:
-        with torch.inference_mode():
-            network(random_image(1, height, width))
-    except FadepthError:
-        return None
-    return network
+    return Monodepth2().eval() if Monodepth2.takes(height, width) else None
 
 
 def _size(network: nn.Module, height: int, width: int) -> dict[str, int]:

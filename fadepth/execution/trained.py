@@ -206,9 +206,10 @@ def _exported_format(path: Path) -> Format | None:
             torch.load(path, weights_only=True, map_location="meta")
     except RuntimeError as error:
         # Both are archives of torch; only TorchScript's holds code, and is refused.
-        return "torchscript" if "TorchScript archive" in str(error) else None
+        if "TorchScript archive" in str(error):
+            return "torchscript"
     except (OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
-        return None
+        pass  # whatever it is, no export
     return None
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fadepth.config import merge
+from fadepth.config import flat, merge
 from fadepth.errors import FadepthError
 from fadepth.lint.findings import Told, a_note, a_warning, an_error, not_resolved
-from fadepth.lint.subject import JUDGEMENT, OTHER, Row, RowChange, Subject, flat
+from fadepth.lint.subject import JUDGEMENT, OTHER, Row, RowChange, Subject
 from fadepth.study import Draft, RowPlan, missing_benchmark, nothing_to_compare
 from fadepth.study_file import repeated, variants
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fadepth.config import merge
+from fadepth.config import flat, merge
 from fadepth.errors import FadepthError
 from fadepth.run import Run
 from fadepth.study import Draft, RowPlan, TableRow
@@ -183,14 +183,3 @@ class Subject:
                 step = tuple((name, one[name], two[name]) for name in one if one[name] != two[name])
                 found.setdefault(step, []).append((owner, row))
         return found
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

@@ -113,10 +113,14 @@ class Monodepth2(nn.Module):
         )
         self.heads = nn.ModuleList(_reflected(count, 1) for count in DECODER_CHANNELS[:4])
 
+    @staticmethod
+    def takes(height: int, width: int) -> bool:
+        """Whether images of that size go through the network."""
+        return not (height % 32 or width % 32) and min(height, width) >= 64
+
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         height, width = image.shape[-2:]
-        tracing = torch.jit.is_tracing()
-        if not tracing and (height % 32 or width % 32 or min(height, width) < 64):
+        if not torch.jit.is_tracing() and not self.takes(height, width):
             raise FadepthError(
                 f"Monodepth2 needs sides that are multiples of 32, from 64 on, not {height}x{width}"
             )

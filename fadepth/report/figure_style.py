@@ -23,7 +23,7 @@ from matplotlib.textpath import text_to_path
 
 from fadepth.errors import FadepthError
 from fadepth.files import atomic_path
-from fadepth.report.table import Stamp, scale_warning
+from fadepth.report.table import RowKind, Stamp, scale_warning
 
 COLUMN, TEXT = 3.5, 7.16  # widths of a two-column page, inches
 TINY, SMALL, NORMAL, LARGE = 5.5, 6.0, 6.5, 7.5  # letters, points
@@ -31,7 +31,14 @@ LINE = 1.3 / 72  # inches of a line per point of its letters
 LEGEND_LINE = 0.125  # inches
 MARGIN = 0.06
 INK, GREY, PALE = "#222222", "#6b6b6b", "#d0d0d0"
-BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#A8557F", "#E69F00"
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#A8557F"
+#: Marker and colour of a network, by the kind of its row.
+MARKS: dict[RowKind, tuple[str, str]] = {
+    "variant": ("o", BLUE),
+    "teacher": ("s", VERMILION),
+    "baseline": ("^", GREEN),
+    "official": ("D", PURPLE),
+}
 WARNING_GROUND = "#FDF3DC"
 DPI = 360  # of PNG files
 RC: Any = {

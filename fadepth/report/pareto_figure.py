@@ -21,16 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from fadepth.errors import FadepthError
 from fadepth.report.figure_style import (
-    BLUE,
     COLUMN,
-    GREEN,
     GREY,
     INK,
     MARGIN,
+    MARKS,
     NORMAL,
-    PURPLE,
     SMALL,
-    VERMILION,
     Sheet,
     apart,
     finite,
@@ -48,12 +45,12 @@ LABELS = 1.1  # inches that a line of a label may take
 FAR = 9  # points from which on a label needs a line to its marker
 SMALLEST, LARGEST = 16.0, 100.0  # areas of markers, points^2: no parameters, most parameters
 
-#: Marker, colour and name of each kind that may be drawn.
-KINDS: dict[RowKind, tuple[str, str, str]] = {
-    "variant": ("o", BLUE, "student"),
-    "teacher": ("s", VERMILION, "teacher"),
-    "baseline": ("^", GREEN, "baseline"),
-    "official": ("D", PURPLE, "published weights"),
+#: Name of each kind that may be drawn.
+KINDS: dict[RowKind, str] = {
+    "variant": "student",
+    "teacher": "teacher",
+    "baseline": "baseline",
+    "official": "published weights",
 }
 
 
@@ -249,7 +246,7 @@ def marker_area(params_m: float | None, most: float) -> float:
 
 def _style(kind: RowKind, params_m: float | None, most: float) -> dict[str, Any]:
     """Of a Line2D's marker. Its size is a side; a circle and a square of one area differ in it."""
-    marker, colour, _ = KINDS[kind]
+    marker, colour = MARKS[kind]
     area = marker_area(params_m, most)
     side = {"o": math.sqrt(4 * area / math.pi), "^": math.sqrt(2 * area)}.get(
         marker, math.sqrt(area)
@@ -280,7 +277,7 @@ _FRONT: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (4, 
 
 
 def _draw_point(axes: Axes, p: ParetoPoint, most: float) -> None:
-    bar: dict[str, Any] = {"color": KINDS[p.kind][1], "linewidth": 0.7, "zorder": 2}
+    bar: dict[str, Any] = {"color": MARKS[p.kind][1], "linewidth": 0.7, "zorder": 2}
     if p.latency_low is not None or p.latency_high is not None:
         ends = [p.latency_low or p.latency_ms, p.latency_high or p.latency_ms]
         axes.plot(ends, [p.abs_rel] * 2, **bar)[0].set_gid(f"latency:{p.label}")
@@ -296,7 +293,7 @@ def _legend(points: Sequence[ParetoPoint]) -> list[Any]:
     most = _most(points)
     handles = [
         Line2D([], [], label=name, **_style(kind, most / 4 if most else None, most))
-        for kind, (_, _, name) in KINDS.items()
+        for kind, name in KINDS.items()
         if any(p.kind == kind for p in points)
     ]
     handles.append(Line2D([], [], label="Pareto front", **_FRONT))

@@ -20,15 +20,14 @@ from scipy.special import stdtrit
 
 from fadepth.errors import FadepthError
 from fadepth.report.figure_style import (
-    BLUE,
     GREEN,
     GREY,
     INK,
     LEGEND_LINE,
+    MARKS,
     NORMAL,
     PALE,
     SMALL,
-    VERMILION,
     Sheet,
     apart,
     finite,
@@ -44,11 +43,11 @@ WIDTH = 5.2  # of the page, inches: between a column and the text of a paper
 LABELS = 1.9  # inches that labels may take
 LINE, GAP, AXIS = 0.19, 0.1, 0.22  # heights of a row and of the axis' numbers, air, inches
 
-#: Marker, colour and name of each kind that may be drawn; rows of a kind stand together.
-KINDS: dict[RowKind, tuple[str, str, str]] = {
-    "variant": ("o", BLUE, "student"),
-    "teacher": ("s", VERMILION, "teacher"),
-    "baseline": ("^", GREEN, "baseline: does not look at the image"),
+#: Name of each kind that may be drawn; rows of a kind stand together.
+KINDS: dict[RowKind, str] = {
+    "variant": "student",
+    "teacher": "teacher",
+    "baseline": "baseline: does not look at the image",
 }
 
 
@@ -190,13 +189,13 @@ _SEED: dict[str, Any] = {"marker": "|", "color": INK, "markersize": 5, "markered
 
 
 def _style(kind: RowKind) -> dict[str, Any]:
-    marker, colour, _ = KINDS[kind]
+    marker, colour = MARKS[kind]
     return {"marker": marker, "color": colour, "markersize": 4.5, "linestyle": "none"}
 
 
 def _draw_row(axes: Axes, row: RowPoints, y: float) -> None:
     if row.interval is not None:
-        (bar,) = axes.plot(row.interval, [y] * 2, color=KINDS[row.kind][1], linewidth=1.1, zorder=2)
+        (bar,) = axes.plot(row.interval, [y] * 2, color=MARKS[row.kind][1], linewidth=1.1, zorder=2)
         bar.set(gid=f"interval:{row.label}", solid_capstyle="butt")
         places = [y] * len(row.values)
         (seeds,) = axes.plot(row.values, places, linestyle="none", zorder=4, **_SEED)
@@ -208,7 +207,7 @@ def _draw_row(axes: Axes, row: RowPoints, y: float) -> None:
 def _legend(rows: Sequence[RowPoints]) -> list[Any]:
     """What is in the figure and needs a name."""
     kinds = dict.fromkeys(row.kind for row in rows)
-    handles: list[Any] = [Line2D([], [], label=KINDS[kind][2], **_style(kind)) for kind in kinds]
+    handles: list[Any] = [Line2D([], [], label=KINDS[kind], **_style(kind)) for kind in kinds]
     if "baseline" in kinds:
         handles.append(
             Line2D([], [], color=GREEN, linewidth=0.8, linestyle=(0, (4, 2)), label="best baseline")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
+from fadepth.config import flat
 from fadepth.errors import FadepthError
 from fadepth.filestate import FileState
 from fadepth.fingerprint import code_fingerprint
@@ -405,20 +406,12 @@ def _flat_config(path: Path) -> Mapping[str, Any]:
 @lru_cache(maxsize=64)
 def _flattened(path: Path, state: FileState) -> Mapping[str, Any]:
     """Settings by dotted key, without seeds (they distinguish the runs of one row)."""
-
-    def flatten(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in content.items():
-            if isinstance(value, dict):
-                yield from flatten(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, yaml.YAMLError):
         return {}
-    flat = dict(flatten(content, "")) if isinstance(content, dict) else {}
-    return {key: value for key, value in flat.items() if key not in ("seed", "seeds")}
+    settings = flat(content) if isinstance(content, dict) else {}
+    return {key: value for key, value in settings.items() if key not in ("seed", "seeds")}
 
 
 def _yaml_word(value: Any) -> str:

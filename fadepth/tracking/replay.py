@@ -16,9 +16,8 @@ from time import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import psutil
-
 from fadepth.errors import FadepthError
+from fadepth.survival import process_lives
 from fadepth.tracking.folders import (
     RUN_ID,
     InStudy,
@@ -297,7 +296,7 @@ def _is_being_written(run: "Run") -> bool:
         return False
     host, pid, since = rest
     if host == os.uname().nodename:
-        return int(pid) != os.getpid() and psutil.pid_exists(int(pid))
+        return int(pid) != os.getpid() and process_lives(int(pid))
     return time() - int(since) < _WRITING_SECONDS
 
 

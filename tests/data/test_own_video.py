@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from fadepth.cli import app
 from fadepth.config import DataSettings, load_config, load_yaml
 from fadepth.data import own_video
+from fadepth.data.convert import only_preparer
 from fadepth.data.dataset import TrainingFrames
 from fadepth.data.kitti import read_split
 from fadepth.data.manifest import Frame, Manifest
@@ -507,7 +508,7 @@ def camera_like(folder: Path) -> Path:
 
 def test_two_calls_at_once_are_refused(tmp_path: Path, paths: list[Path], prepare: Prepare) -> None:
     with (
-        own_video._only_one(tmp_path / "out"),
+        only_preparer(tmp_path / "out"),
         pytest.raises(FadepthError, match="another process is preparing"),
     ):
         prepare(*paths)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fadepth.errors import FadepthError
-from fadepth.report.figure_style import COLUMN
+from fadepth.report.figure_style import COLUMN, MARKS
 from fadepth.report.label_places import Box, placed
 from fadepth.report.pareto_figure import (
     KINDS,
@@ -100,7 +100,7 @@ def test_what_is_drawn_is_what_was_given(points):
     for p in points:
         assert drawn(figure, f"point:{p.label}") == [[p.latency_ms], [p.abs_rel]]
         marker = artist(figure, f"point:{p.label}")
-        assert marker.get_marker() == KINDS[p.kind][0]
+        assert marker.get_marker() == MARKS[p.kind][0]
         assert (marker.get_markerfacecolor() == "white") == (p.params_m is None)
         assert left < (p.latency_low or p.latency_ms) and (p.latency_high or p.latency_ms) < right
         assert low < p.abs_rel - (p.abs_rel_std or 0) and p.abs_rel + (p.abs_rel_std or 0) < high
@@ -137,7 +137,7 @@ def test_markers_grow_with_parameters():
     assert math.pi * (size["variant"] / 2) ** 2 == pytest.approx(LARGEST)
     assert size["teacher"] ** 2 == pytest.approx(LARGEST)
     assert size["baseline"] ** 2 / 2 == pytest.approx(LARGEST)
-    assert len({marker for marker, _, _ in KINDS.values()}) == len(KINDS)
+    assert len({MARKS[kind][0] for kind in KINDS}) == len(KINDS)
     said = words(figure_of(THREE))
     assert "1.6 M parameters" in said and "61.2 M parameters" in said
     assert "hollow: parameters not counted" in said

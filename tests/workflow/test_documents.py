@@ -38,6 +38,7 @@ class Rule:
     pattern: str
     act: str  # "dry-run", "leave", "interrupt", "shorten"
     why: str
+    more: str = ""  # words that make a command shorter
 
 
 RULES = (
@@ -52,12 +53,11 @@ RULES = (
     Rule(r"^(fadepth ui|make ui|tail -f|fadepth status --watch)", "interrupt", "it never ends"),
     Rule(r"^fadepth bench latency", "leave", "tests/test_bench_latency.py runs it, smaller"),
     Rule(r"^fadepth plan --budget 24h", "leave", "half a minute; --budget runs in the README"),
-    Rule(r"^fadepth data prepare kitti", "shorten", "needs the whole data"),
+    Rule(
+        r"^fadepth data prepare kitti", "shorten", "needs the whole data", "--splits LISTS_OF_A_FEW"
+    ),
     Rule(r"^snakemake .*'seeds=\[1,2,3\]'$", "dry-run", "takes three studies' time"),
 )
-SHORTER = {
-    "fadepth data prepare kitti": "--splits LISTS_OF_A_FEW",
-}
 
 
 @dataclass
@@ -90,9 +90,8 @@ class Reader:
             return
         if act == "dry-run":
             text = _planned_only(text)
-        if act == "shorten":
-            more = next(more for start, more in SHORTER.items() if text.startswith(start))
-            text += " " + self._with_values(more)
+        if rule and act == "shorten":
+            text += " " + self._with_values(rule.more)
         code, output = self._shell(text, interrupted=act == "interrupt")
         assert code in _expected_codes(text), f"{page}:{command.line}\n$ {text}\n{output[-4000:]}"
 
