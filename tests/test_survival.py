@@ -125,11 +125,11 @@ JOB = """
 import signal, sys, time
 from fadepth.survival import end_with_workflow
 def stop(*_):
-    print("told to stop")
+    sys.stdout.write("told to stop\\n")
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
 end_with_workflow()
-print("running")
+sys.stdout.write("running\\n")  # in one piece: a signal may come between print's two
 while True:
     time.sleep(0.05)
 """

@@ -108,7 +108,7 @@ def test_a_new_setting_at_its_neutral_default_trains_nothing(project: Project) -
         project,
         "fadepth/config.py",
         lambda text: text.replace(
-            "    automask: bool = True\n", "    automask: bool = True\n    sharper: bool = False\n"
+            "    automask: bool =", "    sharper: bool = False\n    automask: bool ="
         ),
     )
     assert trainings(planned(project, *SMOKE)) == 0
