@@ -30,7 +30,7 @@ REFERENCE = ROOT / "docs" / "reference"
 #: Left out of the table of presets, which they would make too wide.
 PATHS = ("data.root", "data.splits", "odometry.root", "odometry.raw_root")
 
-PRESETS = ("smoke", "quick", "kitti_mini", "kitti", "ddad")
+PRESETS = ("smoke", "quick", "kitti_mini", "own_video", "kitti", "ddad")
 
 #: A class of settings, and the heading under which the page tells its keys.
 Places = dict[type[Settings], str]

@@ -30,7 +30,7 @@ def training(
         typer.Option(
             metavar="FILE",
             autocompletion=completing.presets,
-            help="Settings; may be repeated; default: those of paper scale.",
+            help="Settings; may be repeated; default: those of full scale.",
         ),
     ] = None,
     override: Override = "{}",

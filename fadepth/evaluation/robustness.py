@@ -1,9 +1,9 @@
 """Robustness: the same frames mirrored, dark, bright and small, against the same ground truth.
 
-The pyramid loss is meant to "improve robustness to the left-right direction and illumination
-changes" [paper, abstract]. How the paper measures that is not public; the conditions and the
-measure `change` are [derived]. The factors of light lie outside the range of the training's jitter
-(0.8 to 1.2, gamma 0.8 to 1.2), so that a network cannot have seen them.
+The pyramid loss is meant to "improve the robustness of SmallDepth to the left-right direction and
+illumination changes" [paper, abstract]. How the paper measures that is not known to us; the
+conditions and the measure `change` are [derived]. The factors of light lie outside the range of
+the training's jitter (0.8 to 1.2, gamma 0.8 to 1.2), so that a network cannot have seen them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -184,8 +184,8 @@ def _effects(study: Study, effects: Table) -> Iterator[str]:
 
 def _refuses(scale: str) -> list[str]:
     refused = [
-        "That any number here is the paper's: its body is not public, and networks and losses are "
-        "our readings of the abstract."
+        "That any number here is the paper's: we worked without its body, and networks and losses "
+        "are our readings of the abstract."
     ]
     if "smoke" in scale:
         refused.append(

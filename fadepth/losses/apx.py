@@ -1,7 +1,7 @@
 """APX, the function approximation loss: the student approximates a pretrained teacher.
 
 Known [paper, abstract]: APX "transfers knowledge of a pretrained HQDecv2 to SmallDepth". Its
-formulas are not public. The reading here is [derived]: teacher and student are functions from
+formulas are not known to us. The reading here is [derived]: teacher and student are functions from
 images to inverse depth, and the student approximates the teacher in a Sobolev sense, in values and
 in derivatives. With u = log q_S, v = log q_T and the residual e = u - v - a:
 

@@ -1,9 +1,9 @@
 """The bidirectional base loss, `loss.base: cbw`: every pair of frames compared both ways.
 
-Known from the abstract of CbwLoss (arXiv 2212.05845): moving objects and
-occlusions are dealt with by differences of flow fields and of depth structure, textureless regions
-by differences of features, without extra networks; each term is bidirectional; each pair of images
-is inferred only once. Its formulas are not public; those here are [derived], with weights close to
+Known from the abstract of CbwLoss (arXiv 2212.05845): moving objects and occlusions are dealt with
+by differences of flow fields and of depth structure, textureless regions by differences of
+features, without extra networks; each term is bidirectional; each pair of images is inferred only
+once. Its formulas are not known to us; those here are [derived], with weights close to
 SC-SfMLearner's (arXiv 1908.10553):
 
     p'    = pi(K (R_ab D_a(p) K^-1 p + t_ab)), Z' its depth,  T_ba = T_ab^-1

@@ -1,9 +1,9 @@
 """Pyramid loss: every layer sees every context, mirrored and relit.
 
 Known [paper, abstract]: it should "improve the ability of each layer in the case of a fixed
-SmallDepth to perceive different context information and improve robustness to the left-right
-direction and illumination changes". Its formulas are not public. All readings here are [derived];
-`loss.pyramid.kind` chooses what the pyramid is made of:
+SmallDepth to perceive different context information and improve the robustness of SmallDepth to
+the left-right direction and illumination changes". Its formulas are not known to us. All readings
+here are [derived]; `loss.pyramid.kind` chooses what the pyramid is made of:
 
 - `inputs`: the same weights see an image pyramid (at level l each receptive field covers 2^l times
   more of the scene), each level mirrored and relit at random, and every such view has to explain

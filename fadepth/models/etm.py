@@ -1,8 +1,8 @@
 """ETM, the equivalent transformation module: many branches while training, one convolution after.
 
 [paper] says only that ETM raises the feature representation ability of SmallDepth during training
-"under equal complexity during inference". Everything below is [derived]; the branch ideas come
-from the public code of RepVGG, ACNet, DBB, OREPA and MobileOne.
+"under the condition of equal complexity during inference". Everything below is [derived]; the
+branch ideas come from the public code of RepVGG, ACNet, DBB, OREPA and MobileOne.
 
 One principle makes every branch fold exactly, at the border too: the input is padded ONCE, before
 all branches. Each branch is then a linear map of the k x k window of the padded image, evaluated
