@@ -32,6 +32,9 @@ WORKFLOW = "FADEPTH_WORKFLOW"
 #: After its last job Snakemake ends within so many seconds, or never.
 _LONGEST_END = 5.0
 
+#: Interrupts Snakemake where it waits for ever.
+_LEAD_OUT = signal.SIGURG
+
 #: How often a job looks whether its workflow is still there, seconds.
 _LOOK_EVERY = 0.5
 
@@ -111,6 +114,8 @@ def pass_on_termination() -> None:
     heard, told = socket.socketpair()
     told.setblocking(False)
     signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    # Not SIGINT, which a script's background jobs ignore. By itself this one does nothing.
+    signal.signal(_LEAD_OUT, signal.default_int_handler)
     # A thread's argument keeps both ends open.
     threading.Thread(target=_pass_on, args=(heard, told), daemon=True).start()
 
@@ -133,7 +138,7 @@ def _pass_on(heard: socket.socket, _told: socket.socket) -> None:
             break
     # Its handler takes a lock that its own thread may hold at that moment (9.27), and then it
     # waits for itself. An interrupt leads out of there.
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), _LEAD_OUT)
 
 
 def jobs_of(process: psutil.Process) -> Iterator[psutil.Process]:

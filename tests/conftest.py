@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def test_data() -> Path:
     if not (folder / "kitti_mini").is_dir():
         pytest.skip(f"no kitti_mini in {folder}: set FADEPTH_TEST_DATA to the folder that holds it")
     return folder
+
+
+def pytest_configure() -> None:
+    """A script's background jobs ignore Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

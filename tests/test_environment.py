@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def test_lock_is_complete_and_has_nothing_unneeded(
     """Walk what the installed packages ask for: it is the lock, no more and no less."""
     installed: dict[str, str] = {
         canonicalize_name(package.name): Version(package.version).public
-        for package in importlib.metadata.distributions()
+        # Not all of sys.path: setuptools, once imported, adds its own copies of others.
+        for package in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
     }
     differs = sorted(name for name in lock if installed.get(name) != str(lock[name]))
     if differs:

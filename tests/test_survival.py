@@ -180,6 +180,8 @@ def test_a_command_by_hand_belongs_to_no_workflow(
 SNAKEMAKE = """
 import signal, subprocess, sys, threading, time
 from fadepth.survival import pass_on_termination
+if sys.argv[3] == "background":       # as a shell script starts what is followed by &
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 pass_on_termination()
 ended = threading.Event()
 lock = threading.Lock()
@@ -211,12 +213,13 @@ while True:
 """
 
 
+@pytest.mark.parametrize("ground", ["foreground", "background"])
 @pytest.mark.parametrize(("state", "heard"), [("free", "ended"), ("locked", "interrupted")])
 def test_termination_reaches_the_jobs_and_ends_snakemake(
-    start: Callable[..., subprocess.Popen[str]], state: str, heard: str
+    start: Callable[..., subprocess.Popen[str]], state: str, heard: str, ground: str
 ) -> None:
     """Even while Snakemake holds the lock that its handler asks for, where it would hang."""
-    snakemake = start(SNAKEMAKE, TRAINING, state)
+    snakemake = start(SNAKEMAKE, TRAINING, state, ground)
     assert hear(snakemake) == "training"
     snakemake.send_signal(signal.SIGTERM)
     assert [hear(snakemake), hear(snakemake)] == ["checkpoint", heard]

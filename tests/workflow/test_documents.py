@@ -92,7 +92,9 @@ class Reader:
             text = _planned_only(text)
         if rule and act == "shorten":
             text += " " + self._with_values(rule.more)
+        began = time.monotonic()
         code, output = self._shell(text, interrupted=act == "interrupt")
+        self.told[-1] += f" ({time.monotonic() - began:.0f} s)"
         assert code in _expected_codes(text), f"{page}:{command.line}\n$ {text}\n{output[-4000:]}"
 
     def _with_values(self, text: str) -> str:
@@ -110,8 +112,6 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # Who runs the tests in the background has it ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         if interrupted:
