@@ -1,9 +1,10 @@
 """One network on one backend in one precision, ready to be called again and again.
 
 All backends get the same number of threads, the same images in memory, and shapes that are fixed:
-what a deployment at one size would do. ONNX Runtime's threads do not spin while they wait and
-OpenVINO's are not pinned to cores, as torch's with OMP_WAIT_POLICY=passive: threads that go on
-spinning would take the cores of whichever network has the next turn.
+what a deployment at one size would do. Torch's threads wait as torch lets them, a millisecond awake
+and then asleep. ONNX Runtime's do not spin while they wait and OpenVINO's are not pinned to cores:
+threads that go on spinning would take the cores of whichever network has the next turn, and so do
+torch's with OMP_WAIT_POLICY=active.
 """
 
 import copy

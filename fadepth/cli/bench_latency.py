@@ -1,7 +1,6 @@
 """`fadepth bench latency`: which network is faster, on which backend."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,8 +95,6 @@ def latency(
         fadepth bench latency --run RUN_ID --backends eager,openvino
         fadepth bench latency --model mine=package.module:factory --json mine.json
     """
-    # Read when torch starts its threads: they must not spin through the next network's turn.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fadepth.bench.backends import BACKENDS, PRECISIONS
     from fadepth.bench.latency import Budget, measure_latency, read_report, unsupported
 

@@ -100,7 +100,7 @@ def run_links(store: str, base_url: str) -> dict[str, str]:
 
 
 def study_links(store: str, base_url: str) -> dict[str, CompareLinks]:
-    """Links of every experiment that `track` has made, by name; variants in the table's order."""
+    """Links of every experiment that `track` has made, largest first; variants as in the table."""
     client = open_store(store)
     experiments = list(_our_experiments(client))
     variants: dict[str, list[Run]] = {found.experiment_id: [] for found in experiments}
@@ -108,7 +108,8 @@ def study_links(store: str, base_url: str) -> dict[str, CompareLinks]:
         if run.data.params.get("kind") == "variant":
             variants[run.info.experiment_id].append(run)
     result = {}
-    for found in experiments:
+    # Shared runs make an experiment of every study; the one that was asked for is seldom small.
+    for found in sorted(experiments, key=lambda found: -len(variants[found.experiment_id])):
         logged = variants[found.experiment_id]
         logged.sort(key=lambda run: int(run.data.tags.get("order", "0")))
         ids = [run.info.run_id for run in logged]

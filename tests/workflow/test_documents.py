@@ -52,12 +52,16 @@ RULES = (
     Rule(r"^(squeue|tests/workflow/slurm_node)", "leave", "needs Slurm"),
     Rule(r"^(fadepth ui|make ui|tail -f|fadepth status --watch)", "interrupt", "it never ends"),
     Rule(r"^fadepth bench latency", "leave", "tests/test_bench_latency.py runs it, smaller"),
+    Rule(r"^fadepth figures", "shorten", "fits two networks for a minute", "--no-fit"),
     Rule(r"^fadepth plan --budget 24h", "leave", "half a minute; --budget runs in the README"),
     Rule(
         r"^fadepth data prepare kitti", "shorten", "needs the whole data", "--splits LISTS_OF_A_FEW"
     ),
     Rule(r"^snakemake .*'seeds=\[1,2,3\]'$", "dry-run", "takes three studies' time"),
 )
+
+#: A page whose reader is told to save the files that another page shows.
+FILES_OF = {"docs/first-hour.md": "docs/how-to/your-own-network.md"}
 
 
 @dataclass
@@ -220,6 +224,10 @@ def test_every_command_of_a_page_works(
 ) -> None:
     name = str(page.relative_to(ROOT))
     reader = Reader(small_project.folder, dict(environment), stands_for)
+    if other := FILES_OF.get(name):
+        for block in blocks((ROOT / other).read_text()):
+            if block.title:
+                reader.write(block)
     for block in blocks(page.read_text()):
         if block.title:
             reader.write(block)
