@@ -53,6 +53,12 @@ RULES = (
     Rule(r"^(fadepth ui|make ui|tail -f|fadepth status --watch)", "interrupt", "it never ends"),
     Rule(r"^fadepth bench latency", "leave", "tests/test_bench_latency.py runs it, smaller"),
     Rule(r"^fadepth figures", "shorten", "fits two networks for a minute", "--no-fit"),
+    Rule(
+        r"^snakemake .*'training={epochs: 3}'$",
+        "shorten",
+        "nine trainings",
+        "--until train_teacher",
+    ),
     Rule(r"^fadepth plan --budget 24h", "leave", "half a minute; --budget runs in the README"),
     Rule(
         r"^fadepth data prepare kitti", "shorten", "needs the whole data", "--splits LISTS_OF_A_FEW"
