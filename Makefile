@@ -21,8 +21,6 @@ unexport PYTHONHOME
 unexport PYTHONPATH
 # Without byte code each of a hundred processes would compile torch and pandas anew: 4 s more each.
 unexport PYTHONDONTWRITEBYTECODE
-# Threads that spin while they wait slow everything else on a shared machine.
-export OMP_WAIT_POLICY ?= passive
 # Without these two, MLflow calls home and its UI starts eight idle job runners (2 GB).
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
@@ -61,8 +59,7 @@ bench: $(STAMP) ## speeds of networks, trainings, evaluation, start-up: twelve m
 	mkdir -p $(BENCH)
 	fadepth bench latency --json $(BENCH)/latency.json --plot $(BENCH)/latency.png \
 	  --models $(BENCH_MODELS) --precisions fp32,int8
-	@# Asleep at once, as trainings want it, threads take longer to wake than a small map takes.
-	env -u OMP_WAIT_POLICY fadepth bench latency --threads 2 --json $(BENCH)/latency_threads.json --models $(BENCH_MODELS)
+	fadepth bench latency --threads 2 --json $(BENCH)/latency_threads.json --models $(BENCH_MODELS)
 	fadepth bench limits --json $(BENCH)/limits.json
 	fadepth bench training --json $(BENCH)/training.json
 	fadepth bench evaluation --json $(BENCH)/evaluation.json

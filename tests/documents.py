@@ -31,10 +31,9 @@ class Command:
 
 def pages(repository: Path) -> list[Path]:
     """The documents that a reader may copy commands from."""
-    found = [*repository.glob("*.md"), *repository.glob("*/README.md")]
+    found = [*repository.glob("*.md"), *repository.glob("[!.]*/README.md")]
     found += repository.glob("docs/**/*.md")
-    hidden = {path for path in found if path.relative_to(repository).parts[0].startswith(".")}
-    return sorted({path for path in found if path.name != "CHANGELOG.md"} - hidden)
+    return sorted({path for path in found if path.name != "CHANGELOG.md"})
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -177,10 +177,10 @@ def test_nothing_is_cut_where_mlflow_answers_in_pages(place, monkeypatch):
         summary = track(runs, ids, store=store, experiment=name)
         assert summary == TrackingSummary(summary.experiment_id, unchanged=5)
     assert list(run_links(store, "http://127.0.0.1:1")) == sorted(ids)
+    track(runs, ids[:2], store=store, experiment="a_small_one")
     links = study_links(store, "http://127.0.0.1:1")
     # The largest first, and those of one size by name.
-    track(runs, ids[:2], store=store, experiment="a_small_one")
-    names = [n for n in study_links(store, "http://127.0.0.1:1") if n.startswith(("study", "a_"))]
+    names = [name for name in links if name.startswith(("study", "a_"))]
     assert names == ["study_0", "study_1", "study_2", "a_small_one"]
     assert {"study_0", "study_1", "study_2"} < set(links)
     found = logged(store, summary.experiment_id)
